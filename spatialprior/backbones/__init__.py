@@ -1,0 +1,1 @@
+"""Backbones: adapters around unmodified Hugging Face classes."""

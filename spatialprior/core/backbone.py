@@ -1,0 +1,105 @@
+"""The contract of a backbone: an unmodified Hugging Face VLM, read and edited at named sites only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from spatialprior.core.batch import ClipBatch
+from spatialprior.core.clip import MultiViewClip
+from spatialprior.core.sites import Site, Taps
+
+Edit = Callable[[Tensor], Tensor]
+
+Checkpointing = Literal["none", "reentrant", "nonreentrant"]
+"""How layers are recomputed in the backward pass (the two kinds of ``torch.utils.checkpoint``)."""
+
+
+class Encoder(Protocol):
+    """Turns clips into a :class:`ClipBatch`. Holds no weights, so loader workers can own a copy."""
+
+    def __call__(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
+        """Encode clips with their questions and answers, for training."""
+
+    def prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
+        """Encode clips that carry exactly one question each, without the answer, padded on the left."""
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Token ids ``B T`` to replies, special tokens dropped."""
+
+
+@dataclass(frozen=True)
+class BackboneOutput:
+    """One forward pass.
+
+    Attributes:
+        hidden: ``B S D``, after the decoder's final norm.
+        taps: The tensors read at the requested sites.
+    """
+
+    hidden: Tensor
+    taps: Taps
+
+
+class Backbone(nn.Module):
+    """A Hugging Face model with names for its parts. Nothing attached: logits bitwise equal to stock.
+
+    Attributes:
+        hf: The stock model, its keys unchanged.
+    """
+
+    hf: nn.Module
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def hidden_size(self) -> int: ...
+
+    @abstractmethod
+    def query_weight(self, layer: int) -> Tensor:
+        """``(heads * head_dim) D`` query projection of a decoder layer, detached."""
+
+    @abstractmethod
+    def input_norm_weight(self, layer: int) -> Tensor:
+        """``D`` gain of the RMS norm in front of that layer's attention, detached."""
+
+    @abstractmethod
+    def encoder(self) -> Encoder: ...
+
+    @abstractmethod
+    def forward(
+        self,
+        batch: ClipBatch,
+        *,
+        tap_sites: Iterable[Site] = (),
+        edits: Mapping[Site, Sequence[Edit]] | None = None,
+    ) -> BackboneOutput:
+        """One pass over the decoder."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of final hidden states (``... D`` -> ``... vocab``)."""
+
+    @abstractmethod
+    def generate(self, batch: ClipBatch, max_new_tokens: int) -> Tensor:
+        """Greedy replies to ``encoder().prompts(...)``: ``B T`` new token ids."""
+
+    @abstractmethod
+    def set_gradient_checkpointing(self, kind: Checkpointing) -> None:
+        """Recompute layers in the backward pass, or stop doing so. Takes effect in training mode."""
+
+    @abstractmethod
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """``torch.compile`` every decoder layer, taps staying outside the compiled regions."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write a plain Hugging Face folder (model, processor), adapters merged."""

@@ -1,0 +1,52 @@
+"""A batch as the backbone sees it: processor outputs, labels, the token map and the clips behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spatialprior.core.clip import MultiViewClip
+from spatialprior.core.token_map import TokenMap
+
+
+IGNORE = -100
+"""Label of positions where nothing is scored (the convention of torch and transformers)."""
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Encoded clips.
+
+    Attributes:
+        inputs: Keyword arguments of the Hugging Face model's ``forward`` (``input_ids``, ``pixel_values``, ...).
+        labels: ``B S`` long, the token expected *at* each position, -100 where nothing is scored.
+        token_map: Where the visual tokens are.
+        clips: The clips themselves (geometry and questions stay on the CPU).
+        branches: ``B S`` long, only when several questions share one visual prefix: 0 for the prefix, k for
+            the tokens of question k, -1 for padding. A token sees the prefix and its own branch, nothing else.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    token_map: TokenMap
+    clips: tuple[MultiViewClip, ...]
+    branches: Tensor | None = None
+
+    @property
+    def clip_ids(self) -> tuple[str, ...]:
+        return tuple(clip.clip_id for clip in self.clips)
+
+    @property
+    def has_labels(self) -> bool:
+        return bool((self.labels != IGNORE).any())
+
+    def to(self, device: torch.device | str) -> ClipBatch:
+        return replace(
+            self,
+            inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
+            labels=self.labels.to(device),
+            token_map=self.token_map.to(device),
+            branches=None if self.branches is None else self.branches.to(device),
+        )

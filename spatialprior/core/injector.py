@@ -1,0 +1,116 @@
+"""The contract of a spatial prior.
+
+A prior *observes* the decoder (GASP), *edits* its visual tokens (VEGA-3D) or *routes* tokens through
+twin weights (geometry expert). It never places a hook: it says which sites it wants, gets tensors,
+and returns tensors. Only the backbone touches the model.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from spatialprior.core.batch import ClipBatch
+from spatialprior.core.sites import Site, Taps
+from spatialprior.core.terms import LossTerm
+
+if TYPE_CHECKING:
+    from spatialprior.core.backbone import Backbone
+
+
+class ExportMode(enum.Enum):
+    """What becomes of a prior when the model is exported."""
+
+    DISCARD = "discard"
+    """Nothing of it remains: keys, parameter count and FLOPs return to stock (GASP)."""
+    MERGE = "merge"
+    """It folds into existing weights: keys and count return to stock."""
+    KEEP = "keep"
+    """Its tensors ship beside the checkpoint, and inference changes."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a prior asks for, checked before any weight loads or any step runs.
+
+    Attributes:
+        taps: Sites to read.
+        edits: Sites to change.
+        clip_fields: Names of :class:`~spatialprior.core.clip.MultiViewClip` fields that must be present
+            on clips the prior applies to, e.g. ``("depth", "intrinsics", "world_to_cam")``.
+    """
+
+    taps: tuple[Site, ...] = ()
+    edits: tuple[Site, ...] = ()
+    clip_fields: tuple[str, ...] = field(default=())
+
+
+class PriorInjector(nn.Module):
+    """Base class of every prior, ours or a third party's.
+
+    Life: ``__init__(config)`` -> ``attach(backbone)`` -> per step ``prepare``, ``edit``, ``losses`` ->
+    ``detach()``. Subclasses define a dataclass ``Config`` (its fields are what recipes may set), build their
+    modules in ``attach`` and override what they need of the rest.
+    """
+
+    Config: ClassVar[type]
+    export_mode: ClassVar[ExportMode] = ExportMode.DISCARD
+    identity_at_attach: ClassVar[bool] = True
+    """Whether the model's outputs are unchanged right after ``attach``."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def needs(self, num_layers: int) -> Needs:
+        """Sites and clip fields this prior wants, given the decoder's depth."""
+        raise NotImplementedError
+
+    def attach(self, backbone: Backbone) -> None:
+        """Build modules that depend on the backbone (sizes, initial weights). Called once."""
+
+    def prepare(self, batch: ClipBatch) -> Any:
+        """Targets and teacher features of a batch, without gradient. The result goes to ``edit`` and ``losses``."""
+        return None
+
+    def counts(self, context: Any) -> dict[str, float]:
+        """Items that each loss term of a batch will sum over, known before the forward pass.
+
+        A step's micro-batches (and ranks) are normalised by their common total, so it is needed up front.
+        """
+        return {}
+
+    def edit(self, site: Site, tokens: Tensor, context: Any) -> Tensor:
+        """Return changed ``tokens`` (same shape) of an edit site."""
+        return tokens
+
+    def losses(self, taps: Taps, context: Any) -> list[LossTerm]:
+        """Loss terms of a batch. With nothing to score: count 0 and sum 0, still connected to all parameters."""
+        return []
+
+    def optim_groups(self, base_lr: float) -> Iterable[dict[str, Any]]:
+        """AdamW parameter groups (``params``, ``lr``, optionally ``weight_decay``)."""
+        params = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": params, "lr": base_lr}] if params else []
+
+    def detach(self) -> None:
+        """Undo what ``attach`` did to the backbone. Modules owned by the prior need no undoing."""
+
+
+class MissingClipFieldError(ValueError):
+    """A prior needs a clip field that the data does not carry."""
+
+
+def check_clip_fields(prior_name: str, needs: Needs, batch: ClipBatch) -> None:
+    """Raise :class:`MissingClipFieldError` naming the prior, the field and the first clip that lacks it."""
+    for clip in batch.clips:
+        missing = [name for name in needs.clip_fields if getattr(clip, name) is None]
+        if missing:
+            raise MissingClipFieldError(
+                f"prior {prior_name!r} needs {', '.join(missing)}, which clip {clip.clip_id} does not have; "
+                "choose data with geometry (data=rooms, data=posed_rgbd) or leave the prior out (prior=[])"
+            )

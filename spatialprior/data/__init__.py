@@ -1,0 +1,1 @@
+"""Datasets: posed sequences in, clips out."""

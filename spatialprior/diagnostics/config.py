@@ -1,0 +1,69 @@
+"""Settings of the probe. The paper leaves several open, so all are printed with each number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_CHOICES = {
+    "pooling": ("mean", "max", "softmax_mean"),
+    "direction": ("causal", "forward", "both"),
+    "norm": ("l2", "linf"),
+    "confidence": ("softmax_max",),
+}
+
+
+@dataclass
+class ProbeConfig:
+    """How matches are read off queries and keys.
+
+    Attributes:
+        pooling: Over attention heads: ``mean`` or ``max`` of the per-head similarity, or
+            ``softmax_mean`` (mean of the per-head softmax over the target frame's tokens).
+        rope: Queries and keys as attention uses them, after the rotary embedding; ``False``: right
+            after the projections.
+        direction: ``causal`` (queries of the later view, keys of the earlier: what attention
+            computes), ``forward`` (queries of the earlier view, keys of the later) or ``both``.
+            Views are ordered as the decoder reads them.
+        norm: Distance to the true match, in patch units: ``l2`` or ``linf``.
+        radius_patches: A match is correct within this distance (the paper's PCK@2patch).
+        confidence: ``softmax_max``: the largest softmax weight over the target frame's tokens.
+        anchor_grid: Anchors are token centres on at most this many rows and columns of a frame.
+        tolerance_abs, tolerance_rel: Depths closer than ``max(abs metres, rel * depth)`` count as
+            one surface when the true matches are made.
+        val_clips: Clips on which the layer is chosen.
+        test_clips: Clips from which the figures are taken.
+        batch_clips: Clips per forward pass.
+    """
+
+    pooling: str = "mean"
+    rope: bool = True
+    direction: str = "causal"
+    norm: str = "l2"
+    radius_patches: float = 2.0
+    confidence: str = "softmax_max"
+    anchor_grid: int = 8
+    tolerance_abs: float = 0.03
+    tolerance_rel: float = 0.03
+    val_clips: int = 32
+    test_clips: int = 64
+    batch_clips: int = 4
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"probe.{name}={value!r}: choose one of {', '.join(choices)}")
+        for name in ("anchor_grid", "val_clips", "test_clips", "batch_clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"probe.{name}={getattr(self, name)}: must be at least 1")
+        if not self.radius_patches > 0:
+            raise ValueError(f"probe.radius_patches={self.radius_patches}: must be positive")
+
+    def settings(self) -> dict[str, Any]:
+        """What defines a number, for the report (clip counts and batch size do not)."""
+        return {
+            k: v
+            for k, v in asdict(self).items()
+            if k not in ("val_clips", "test_clips", "batch_clips")
+        }

@@ -1,0 +1,1 @@
+"""Scoring of exported models on held-out questions."""

@@ -1,0 +1,1 @@
+"""Cameras and ground-truth matches: pure tensor functions, no model, no files."""

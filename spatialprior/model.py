@@ -1,0 +1,92 @@
+"""The one root module: a backbone and the priors attached to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from spatialprior.core.backbone import Backbone, Edit
+from spatialprior.core.batch import IGNORE, ClipBatch
+from spatialprior.core.injector import Needs, PriorInjector
+from spatialprior.core.sites import Site
+from spatialprior.core.terms import LossTerm
+from spatialprior.objectives.language import answer_cross_entropy
+
+LANGUAGE_TERM = "language"
+
+
+class SpatialModel(nn.Module):
+    """Runs the backbone once for all priors and returns every loss term.
+
+    Priors do not see each other: taps are opened once for the union of their needs, edits run in the order
+    in which the recipe lists the priors, and terms are named ``<prior>/<term>``.
+
+    Args:
+        backbone: The adapter around the stock model.
+        priors: Name -> injector, not yet attached.
+        language_weight: Factor of the answer cross-entropy in the total.
+    """
+
+    def __init__(
+        self, backbone: Backbone, priors: Mapping[str, PriorInjector], language_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.language_weight = language_weight
+        self.needs: dict[str, Needs] = {}
+        for name, prior in priors.items():
+            self.needs[name] = prior.needs(backbone.num_layers)
+            prior.attach(backbone)
+        self.priors = nn.ModuleDict(dict(priors))
+
+    @property
+    def injectors(self) -> dict[str, PriorInjector]:
+        """The attached priors by name, in the recipe's order."""
+        return {name: cast("PriorInjector", prior) for name, prior in self.priors.items()}
+
+    def prepare(self, batch: ClipBatch) -> dict[str, Any]:
+        """Each prior's context of a batch (targets, teacher features), without gradient."""
+        return {name: prior.prepare(batch) for name, prior in self.injectors.items()}
+
+    def counts(self, batch: ClipBatch, contexts: Mapping[str, Any]) -> dict[str, float]:
+        """Items behind every loss term of a batch, by full term name."""
+        counts = {LANGUAGE_TERM: float((batch.labels[:, 1:] != IGNORE).sum())}
+        for name, prior in self.injectors.items():
+            counts |= {f"{name}/{term}": n for term, n in prior.counts(contexts[name]).items()}
+        return counts
+
+    def forward(self, batch: ClipBatch, contexts: Mapping[str, Any] | None = None) -> list[LossTerm]:
+        """Loss terms of a batch: the language term where there are labels, then each prior's."""
+        contexts = self.prepare(batch) if contexts is None else contexts
+        if not self.priors and not batch.has_labels:
+            return []
+        sites = {site for needs in self.needs.values() for site in needs.taps}
+        edits: dict[Site, list[Edit]] = {}
+        for name, needs in self.needs.items():
+            for site in needs.edits:
+                edits.setdefault(site, []).append(
+                    partial(self.injectors[name].edit, site, context=contexts[name])
+                )
+        output = self.backbone(batch, tap_sites=sorted(sites), edits=edits)
+        terms = [self._language(output.hidden, batch.labels)] if batch.has_labels else []
+        for name, prior in self.injectors.items():
+            taps = {site: output.taps[site] for site in self.needs[name].taps}
+            terms += [
+                replace(term, name=f"{name}/{term.name}") for term in prior.losses(taps, contexts[name])
+            ]
+        return terms
+
+    def _language(self, hidden: Tensor, labels: Tensor) -> LossTerm:
+        total, count = answer_cross_entropy(hidden, labels, self.backbone.logits)
+        return LossTerm(LANGUAGE_TERM, total, float(count), self.language_weight)
+
+    def detach(self) -> None:
+        """Detach every prior; the backbone is stock again."""
+        for prior in self.injectors.values():
+            prior.detach()
+        self.priors = nn.ModuleDict()
+        self.needs = {}

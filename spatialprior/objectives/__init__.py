@@ -1,0 +1,1 @@
+"""Losses as sum and count, free of any model or dataset."""

@@ -1,0 +1,195 @@
+"""GASP as an injector: observes decoder layers, adds two losses, leaves nothing behind.
+
+Re-implementation from the paper (arXiv 2605.30231). Constants that the paper does not give are ours and
+are marked so in ``recipes/prior/gasp.yaml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from spatialprior.core.backbone import Backbone
+from spatialprior.core.batch import ClipBatch
+from spatialprior.core.injector import ExportMode, Needs, PriorInjector
+from spatialprior.core.sites import Taps, residual_out, resolve_layers
+from spatialprior.core.terms import LossTerm
+from spatialprior.geometry.matching import Tolerance
+from spatialprior.objectives.contrast import info_nce
+from spatialprior.objectives.depth import depth_consistency
+from spatialprior.objectives.sampling import bilinear_sample
+from spatialprior.priors.gasp.head import CorrespondenceHead
+from spatialprior.priors.gasp.targets import MatchTargets, match_targets
+
+
+class Gasp(PriorInjector):
+    """Correspondence heads on decoder layers, with contrastive and depth-consistency losses."""
+
+    export_mode = ExportMode.DISCARD
+    identity_at_attach = True
+
+    @dataclass
+    class Config:
+        """What a recipe may set.
+
+        Attributes:
+            layers: ``all``, ``every_N``, ``FIRST-LAST`` or a list of decoder layers.
+            embedding_dim: Width of the embeddings.
+            temperature: Softmax temperature tau.
+            initialization: ``svd`` of the layer's query projection, or ``random``.
+            negatives: ``target_frame``, or ``all_other_frames`` (every frame but the anchor's).
+            corr_weight, depth_weight: Factors of the two losses in the total.
+            anchors: Sides of the anchor grids.
+            max_anchors: At most this many visible anchors a frame pair and step; 0 keeps all.
+            pairs: ``all`` ordered frame pairs, or ``anchor`` (first frame with each other).
+            lr_multiple: The heads' learning rate as a multiple of the base rate.
+            tolerance_abs, tolerance_rel: Occlusion test, metres and share of the depth.
+            chunk_pairs: Frame pairs whose similarity map is alive at once; 0 takes all of a layer.
+            recompute: Recompute a layer's maps in the backward pass instead of keeping them.
+        """
+
+        layers: Any = "all"
+        embedding_dim: int = 128
+        temperature: float = 0.07
+        initialization: str = "svd"
+        negatives: str = "target_frame"
+        corr_weight: float = 1.0
+        depth_weight: float = 1.0
+        anchors: list[int] = field(default_factory=lambda: [8, 24])
+        max_anchors: int = 0
+        pairs: str = "all"
+        lr_multiple: float = 4.0
+        tolerance_abs: float = 0.03
+        tolerance_rel: float = 0.03
+        chunk_pairs: int = 0
+        recompute: bool = True
+
+        def __post_init__(self) -> None:
+            _one_of("initialization", self.initialization, ("svd", "random"))
+            _one_of("negatives", self.negatives, ("target_frame", "all_other_frames"))
+            _one_of("pairs", self.pairs, ("all", "anchor"))
+            if self.temperature <= 0:
+                raise ValueError(f"gasp: temperature={self.temperature} must be positive")
+            if not self.anchors or min(self.anchors) < 1:
+                raise ValueError(f"gasp: anchors={self.anchors} must name at least one grid side")
+
+    config: Config
+
+    def needs(self, num_layers: int) -> Needs:
+        layers = resolve_layers(self.config.layers, num_layers)
+        return Needs(
+            taps=tuple(residual_out(layer) for layer in layers),
+            clip_fields=("depth", "depth_valid", "intrinsics", "world_to_cam"),
+        )
+
+    def attach(self, backbone: Backbone) -> None:
+        config = self.config
+        self.layers = resolve_layers(config.layers, backbone.num_layers)
+        self.heads = nn.ModuleDict(
+            {
+                str(layer): CorrespondenceHead(
+                    backbone.hidden_size,
+                    config.embedding_dim,
+                    backbone.input_norm_weight(layer).float(),
+                    backbone.query_weight(layer) if config.initialization == "svd" else None,
+                )
+                for layer in self.layers
+            }
+        )
+
+    def prepare(self, batch: ClipBatch) -> MatchTargets | None:
+        config = self.config
+        return match_targets(
+            batch,
+            grids=list(config.anchors),
+            pairs=config.pairs,
+            max_anchors=config.max_anchors,
+            tolerance=Tolerance(config.tolerance_abs, config.tolerance_rel),
+        )
+
+    def counts(self, context: MatchTargets | None) -> dict[str, float]:
+        """Each visible anchor counts once a layer, so the weights do not depend on the number of layers."""
+        corr = 0 if context is None else context.num_valid
+        depth = 0 if context is None else int(context.depth_scored.sum())
+        return {"corr": float(corr * len(self.layers)), "depth": float(depth * len(self.layers))}
+
+    def losses(self, taps: Taps, context: MatchTargets | None) -> list[LossTerm]:
+        config = self.config
+        counts = self.counts(context)
+        if context is None or context.num_valid == 0:
+            parts = [*self.parameters(), *(taps[residual_out(layer)] for layer in self.layers)]
+            corr = depth = torch.stack([part.float().sum() * 0.0 for part in parts]).sum()
+        else:
+            sums = [self._layer_losses(layer, taps[residual_out(layer)], context) for layer in self.layers]
+            corr, depth = (torch.stack(column).sum() for column in zip(*sums, strict=True))
+        terms = [LossTerm("corr", corr, counts["corr"], config.corr_weight)]
+        if config.depth_weight:
+            terms.append(LossTerm("depth", depth, counts["depth"], config.depth_weight))
+        return terms
+
+    def optim_groups(self, base_lr: float) -> Iterable[dict[str, Any]]:
+        return [{"params": list(self.parameters()), "lr": base_lr * self.config.lr_multiple}]
+
+    # --- one layer ------------------------------------------------------------------------
+
+    def _layer_losses(self, layer: int, hidden: Tensor, targets: MatchTargets) -> tuple[Tensor, Tensor]:
+        embeddings = self.heads[str(layer)](targets.layout.gather(hidden))
+        pairs = len(targets.clip)
+        step = self.config.chunk_pairs or pairs
+        total_corr = total_depth = embeddings.new_zeros(())
+        for start in range(0, pairs, step):
+            chunk = slice(start, start + step)
+            if self.config.recompute:
+                corr, depth = checkpoint(self._pair_losses, embeddings, targets, chunk, use_reentrant=False)
+            else:
+                corr, depth = self._pair_losses(embeddings, targets, chunk)
+            total_corr, total_depth = total_corr + corr, total_depth + depth
+        return total_corr, total_depth
+
+    def _pair_losses(self, embeddings: Tensor, targets: MatchTargets, chunk: slice) -> tuple[Tensor, Tensor]:
+        """Both losses of some frame pairs; the ``P A N`` similarity map lives only in here."""
+        clip, a, b = targets.clip[chunk], targets.view_a[chunk], targets.view_b[chunk]
+        anchors = bilinear_sample(embeddings[clip, a], targets.cells_a[chunk], targets.weights_a[chunk])
+        anchors = nn.functional.normalize(anchors, dim=-1)
+        candidates = embeddings[clip, b]
+        valid, seen = targets.valid[chunk], targets.layout.valid[clip, b]
+        similarity = anchors @ candidates.transpose(1, 2) / self.config.temperature
+        similarity = similarity.masked_fill(~seen.unsqueeze(1), float("-inf"))
+        log_match = similarity.log_softmax(-1)
+        if self.config.negatives == "all_other_frames":
+            log_prob = self._against_all_frames(anchors, similarity, embeddings, targets, chunk)
+        else:
+            log_prob = log_match
+        corr = info_nce(log_prob, targets.cells_b[chunk], targets.weights_b[chunk], valid)
+        if not self.config.depth_weight:
+            return corr, corr.new_zeros(())
+        depth = depth_consistency(
+            log_match.exp(),
+            targets.token_depth[clip, b],
+            targets.token_depth_valid[clip, b],
+            targets.depth[chunk],
+            targets.depth_scored[chunk],
+        )
+        return corr, depth
+
+    def _against_all_frames(
+        self, anchors: Tensor, similarity: Tensor, embeddings: Tensor, targets: MatchTargets, chunk: slice
+    ) -> Tensor:
+        """Log-probability of the target frame's patches among the patches of every frame but the anchor's."""
+        clip, a = targets.clip[chunk], targets.view_a[chunk]
+        every = embeddings[clip].flatten(1, 2)
+        view = torch.arange(embeddings.shape[1], device=every.device).repeat_interleave(embeddings.shape[2])
+        seen = targets.layout.valid[clip].flatten(1) & (view != a.unsqueeze(1))
+        others = anchors @ every.transpose(1, 2) / self.config.temperature
+        others = others.masked_fill(~seen.unsqueeze(1), float("-inf"))
+        return similarity - others.logsumexp(-1, keepdim=True)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"gasp: {name}={value!r}; choose one of {', '.join(choices)}")

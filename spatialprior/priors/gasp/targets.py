@@ -1,0 +1,168 @@
+"""Ground-truth matches of a batch, addressed by token, ready for the losses of every layer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spatialprior.core.batch import ClipBatch
+from spatialprior.core.token_map import TokenMap
+from spatialprior.geometry.matching import (
+    Tolerance,
+    all_pairs,
+    anchor_pairs,
+    grid_points,
+    match,
+    sample_depth,
+)
+from spatialprior.objectives.sampling import bilinear_cells
+
+
+@dataclass(frozen=True)
+class MatchTargets:
+    """``P`` ordered frame pairs, ``A`` anchors each, of all clips of a batch that have geometry.
+
+    Attributes:
+        layout: The batch's token map.
+        clip, view_a, view_b: ``P`` long.
+        cells_a, weights_a: ``P A 4``, bilinear address of the anchor among the tokens of frame a.
+        cells_b, weights_b: ``P A 4``, bilinear address of the true match among the tokens of frame b.
+        depth: ``P A``, depth of the match in b's camera, metres.
+        valid: ``P A`` bool: the match is visible in b.
+        token_depth: ``B V N``, depth at token centres, metres.
+        token_depth_valid: ``B V N`` bool.
+    """
+
+    layout: TokenMap
+    clip: Tensor
+    view_a: Tensor
+    view_b: Tensor
+    cells_a: Tensor
+    weights_a: Tensor
+    cells_b: Tensor
+    weights_b: Tensor
+    depth: Tensor
+    valid: Tensor
+    token_depth: Tensor
+    token_depth_valid: Tensor
+
+    @property
+    def num_valid(self) -> int:
+        return int(self.valid.sum())
+
+    @property
+    def depth_scored(self) -> Tensor:
+        """``P A`` bool: visible matches in frames where some token's depth is known."""
+        return self.valid & self.token_depth_valid[self.clip, self.view_b].any(-1, keepdim=True)
+
+
+@torch.no_grad()
+def match_targets(
+    batch: ClipBatch, *, grids: list[int], pairs: str, max_anchors: int, tolerance: Tolerance
+) -> MatchTargets | None:
+    """Targets of a batch, or ``None`` when none of its clips carries geometry.
+
+    Args:
+        batch: Encoded clips.
+        grids: Sides of the anchor grids, e.g. ``[8, 24]`` for the paper's coarse and fine ones.
+        pairs: ``all`` ordered pairs of views, or ``anchor``: the first view against each other one.
+        max_anchors: Keep at most this many anchors a pair, drawn afresh each step among the visible ones
+            (0 keeps all).
+        tolerance: Occlusion test.
+    """
+    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for b, source in enumerate(batch.clips):
+        if source.has_geometry and source.num_views > 1:
+            by_size[source.image_size].append(b)
+    if not by_size:
+        return None
+    layout = batch.token_map.to("cpu")
+    token_depth = torch.zeros(layout.valid.shape)
+    token_depth_valid = torch.zeros_like(layout.valid)
+    groups = []
+    for members in by_size.values():
+        groups.append(_group(batch, members, grids, pairs, max_anchors, tolerance))
+        _fill_token_depth(batch, members, layout, token_depth, token_depth_valid)
+    clip, view_a, view_b, points_a, points_b, depth, valid = (
+        torch.cat(list(column)) for column in zip(*groups, strict=True)
+    )
+    cells_a, weights_a = bilinear_cells(
+        layout.to_patch_units(clip, view_a, points_a), layout.grid[clip, view_a]
+    )
+    cells_b, weights_b = bilinear_cells(
+        layout.to_patch_units(clip, view_b, points_b), layout.grid[clip, view_b]
+    )
+    device = batch.labels.device
+    tensors = (
+        clip, view_a, view_b, cells_a, weights_a, cells_b, weights_b, depth, valid,
+        token_depth, token_depth_valid & layout.valid,
+    )  # fmt: skip
+    return MatchTargets(batch.token_map, *(t.to(device) for t in tensors))
+
+
+def _group(
+    batch: ClipBatch,
+    members: list[int],
+    grids: list[int],
+    pairs: str,
+    max_anchors: int,
+    tolerance: Tolerance,
+) -> tuple[Tensor, ...]:
+    """Matches of clips that share an image size, in one call: views are stacked, pairs are offset."""
+    clips = [batch.clips[b] for b in members]
+    depth, valid, intrinsics, world_to_cam = (
+        torch.cat([getattr(clip, name) for clip in clips])
+        for name in ("depth", "depth_valid", "intrinsics", "world_to_cam")
+    )
+    owner, views, offset, rows = [], [], 0, []
+    for b, clip in zip(members, clips, strict=True):
+        own = all_pairs(clip.num_views) if pairs == "all" else anchor_pairs(clip.num_views)
+        owner.append(torch.full((len(own),), b))
+        views.append(own)
+        rows.append(own + offset)
+        offset += clip.num_views
+    height, width = clips[0].image_size
+    anchors = torch.cat([grid_points(side, side, height, width) for side in grids])
+    found = match(
+        anchors, torch.cat(rows), depth, valid, intrinsics, world_to_cam, tolerance=tolerance
+    )
+    keep = _draw(found.visible, max_anchors)
+    view_a, view_b = torch.cat(views).unbind(1)
+    return (
+        torch.cat(owner),
+        view_a,
+        view_b,
+        *(
+            t.gather(1, keep if t.ndim == 2 else keep.unsqueeze(-1).expand(-1, -1, 2))
+            for t in (
+                found.points_a.float(),
+                found.points_b.float(),
+                found.depth_b.float(),
+                found.visible,
+            )
+        ),
+    )
+
+
+def _draw(visible: Tensor, count: int) -> Tensor:
+    """Columns to keep in every row: ``count`` random visible ones first, others only to fill up."""
+    if count <= 0 or count >= visible.shape[1]:
+        return torch.arange(visible.shape[1]).expand(visible.shape)
+    order = torch.rand(visible.shape) + visible.float()
+    return order.topk(count, dim=1).indices
+
+
+def _fill_token_depth(
+    batch: ClipBatch, members: list[int], layout: TokenMap, depth: Tensor, known: Tensor
+) -> None:
+    centers = layout.centers()
+    for b in members:
+        clip = batch.clips[b]
+        assert clip.depth is not None
+        views = slice(0, clip.num_views)
+        depth[b, views], known[b, views], _ = sample_depth(
+            clip.depth.float(), clip.depth_valid, centers[b, views]
+        )

@@ -1,0 +1,1 @@
+"""A run told to a person: ``report.json`` for programs, ``report.html`` and a short table for people."""

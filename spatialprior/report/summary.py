@@ -1,0 +1,71 @@
+"""The short table that a run ends with in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spatialprior.report.figures import arm_labels, arms_of
+from spatialprior.report.verdict import beats_blind, number, retention, statements, with_interval
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Verdict, probe and question tables as plain text, at most about 100 columns."""
+    parts = [f"{_SIGN[s.tone]} {s.text}" for s in statements(report)]
+    labels = arm_labels(report)
+    rows = []
+    for name, arm in arms_of(report).items():
+        kept = retention(arm)
+        rows.append(
+            [
+                labels[name],
+                str(arm["layer"]),
+                with_interval(arm["peak_pck"], arm.get("ci95")),
+                number(arm["chance"]),
+                number(arm["static"]),
+                number(arm.get("confidence_correlation")),
+                f"{number(kept[1])} at {kept[0]}" if kept else "–",
+                str(arm["n_anchors"]),
+            ]
+        )
+    if rows:
+        head = ["matching", "layer", "PCK [95 %]", "chance", "same place", "rho", "kept", "n"]
+        parts += ["", _table(head, rows)]
+    tasks = report.get("eval") or {}
+    if tasks:
+        control = report.get("eval_control") or {}
+        head = [
+            "questions",
+            "score [95 %]",
+            *(["control"] if control else []),
+            "lookup",
+            "chance",
+            "n",
+            "",
+        ]
+        rows = [
+            [
+                task,
+                with_interval(row.get("score"), row.get("ci95")),
+                *([number((control.get(task) or {}).get("score"))] if control else []),
+                number(row.get("blind")),
+                number(row.get("chance")),
+                str(row.get("n", "–")),
+                "beats lookup" if beats_blind(row) else "",
+            ]
+            for task, row in tasks.items()
+        ]
+        parts += ["", _table(head, rows)]
+    return "\n".join(parts)
+
+
+_SIGN = {"good": "+", "bad": "-", "neutral": "·"}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])

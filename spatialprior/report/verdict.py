@@ -1,0 +1,243 @@
+"""What the numbers say, in words: computed, and plain where a run fell short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Tone = Literal["good", "bad", "neutral"]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence of the verdict, with its tone."""
+
+    tone: Tone
+    text: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing that a run is meant to show. ``met`` is ``None`` where it was not measured."""
+
+    name: str
+    wanted: str
+    measured: str
+    met: bool | None
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """``0.74``, or an en dash where there is no value."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def with_interval(value: float | None, bounds: list[float] | None) -> str:
+    """``0.74 [0.71, 0.77]``."""
+    if bounds is None:
+        return number(value)
+    return f"{number(value)} [{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def method(report: Mapping[str, Any]) -> str:
+    """Label of the trained arm."""
+    name = report.get("method")
+    if name:
+        return str(name)
+    priors = report.get("priors") or []
+    return " + ".join(str(p).upper() for p in priors) if priors else "training (no prior)"
+
+
+def retention(arm: Mapping[str, Any]) -> tuple[int, float] | None:
+    """Longest frame distance probed and PCK there over that at the shortest one."""
+    ratios = {int(d): ratio for d, ratio in (arm.get("temporal_robustness") or {}).items()}
+    if len(ratios) < 2 or ratios[max(ratios)] is None:
+        return None
+    return max(ratios), float(ratios[max(ratios)])
+
+
+def above_chance(arm: Mapping[str, Any]) -> bool:
+    """Whether the arm matches clearly better than chance, so that ratios of its PCK mean something."""
+    return float(arm["peak_pck"]) >= 2 * float(arm["chance"])
+
+
+def _separate(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether the intervals of ``a`` and ``b`` leave a gap (without intervals: whether a is higher)."""
+    if a.get("ci95") and b.get("ci95"):
+        return float(a["ci95"][0]) > float(b["ci95"][1])
+    return float(a["peak_pck"]) > float(b["peak_pck"])
+
+
+def _pck(arm: Mapping[str, Any]) -> str:
+    return with_interval(arm["peak_pck"], arm.get("ci95"))
+
+
+def beats_blind(row: Mapping[str, Any]) -> bool | None:
+    """Whether a task's score beats the text-only lookup with a 95 % interval that excludes it."""
+    paired = (row.get("vs_blind") or {}).get("ci95")
+    if paired:
+        return float(paired[0]) > 0
+    if row.get("ci95") and row.get("blind") is not None:
+        return float(row["ci95"][0]) > float(row["blind"])
+    return None
+
+
+def statements(report: Mapping[str, Any]) -> list[Statement]:
+    """The verdict, most important first."""
+    probe = report.get("probe") or {}
+    return [
+        *_matching(probe, method(report)),
+        *_confidence(probe),
+        *_time(probe),
+        *_ablation(probe),
+        *_questions(report),
+        *_export(report.get("export")),
+    ]
+
+
+def _matching(probe: Mapping[str, Any], name: str) -> list[Statement]:
+    after, control, before = probe.get("after"), probe.get("control"), probe.get("before")
+    if not after:
+        return [Statement("neutral", "The probe did not run: nothing is known about matching.")]
+    radius = after.get("settings", {}).get("radius_patches", 2)
+    found = (
+        f"layer {after['layer']}, chosen on validation clips, finds the true match within "
+        f"{radius:g} patches for {_pck(after)} of {after['n_anchors']} anchors"
+    )
+    floor = f"chance {number(after['chance'])}, same place {number(after['static'])}"
+    if control:
+        rest = (
+            f"the control, trained on the same clips, steps and seed, for {_pck(control)} ({floor})"
+        )
+        if _separate(after, control):
+            return [Statement("good", f"{name} beat the control at matching: {found}; {rest}.")]
+        return [Statement("bad", f"{name} did not beat the control at matching: {found}; {rest}.")]
+    if before:
+        rest = f"before training {_pck(before)} ({floor}). No control was trained"
+        tone: Tone = "good" if _separate(after, before) else "bad"
+        verb = "raised" if tone == "good" else "did not raise"
+        return [Statement(tone, f"Training with {name} {verb} matching: {found}; {rest}.")]
+    return [Statement("neutral", f"With {name}, {found} ({floor}). Nothing to compare with.")]
+
+
+def _confidence(probe: Mapping[str, Any]) -> list[Statement]:
+    after, before = probe.get("after"), probe.get("before")
+    if not after:
+        return []
+    rho = after.get("confidence_correlation")
+    if rho is None:
+        return [Statement("neutral", "Whether confident matches are right could not be computed.")]
+    bounds = after["rho_ci95_by_layer"][after["layer"]] if after.get("rho_ci95_by_layer") else None
+    was = ""
+    if before and before.get("confidence_correlation") is not None:
+        was = f", from {number(before['confidence_correlation'])} before"
+    if rho >= 0.4:
+        words, tone = "Confident matches tend to be right", "good"
+    elif rho > 0.1:
+        words, tone = "Confidence says a little about being right", "neutral"
+    else:
+        words, tone = "Confidence says nothing about being right", "bad"
+    text = f"{words}: correlation {with_interval(rho, bounds)}{was}."
+    return [Statement(tone, text)]  # type: ignore[arg-type]
+
+
+def _time(probe: Mapping[str, Any]) -> list[Statement]:
+    after = probe.get("after")
+    kept = retention(after) if after else None
+    if not after or kept is None:
+        return []
+    distance, ratio = kept
+    shortest = min(map(int, after["temporal_robustness"]))
+    if not above_chance(after):
+        text = "Robustness over time has no meaning here: matching is at chance level."
+        return [Statement("neutral", text)]
+    tone: Tone = "good" if ratio >= 0.85 else "bad"
+    word = "holds" if tone == "good" else "fades"
+    text = (
+        f"Matching {word} over time: at frame distance {distance} it keeps "
+        f"{number(ratio)} of what it has at distance {shortest}."
+    )
+    return [Statement(tone, text)]
+
+
+def _ablation(probe: Mapping[str, Any]) -> list[Statement]:
+    after, corr = probe.get("after"), probe.get("corr_only")
+    if not after or not corr:
+        return []
+    pair = f"{_pck(after)} against {_pck(corr)}"
+    if _separate(after, corr):
+        return [Statement("good", f"The full method beats correspondence alone: {pair}.")]
+    return [Statement("bad", f"The full method does not beat correspondence alone: {pair}.")]
+
+
+def _questions(report: Mapping[str, Any]) -> list[Statement]:
+    tasks = report.get("eval") or {}
+    judged = {name: beats_blind(row) for name, row in tasks.items()}
+    known = [name for name, verdict in judged.items() if verdict is not None]
+    if not known:
+        return [Statement("neutral", "No questions were scored.")] if not tasks else []
+    won = [name for name in known if judged[name]]
+    text = (
+        f"On {len(won)} of {len(known)} question types the exported model beats a lookup of the "
+        f"question's text alone, with an interval that excludes it"
+    )
+    text += f": {', '.join(won)}." if won else "."
+    found = [Statement("good" if won else "bad", text)]
+    control = report.get("eval_control") or {}
+    shared = [name for name in known if name in control]
+    if shared:
+        here, there = (
+            sum(rows[t]["score"] for t in shared) / len(shared) for rows in (tasks, control)
+        )
+        gap = here - there
+        word = "above" if gap > 0 else "below" if gap < 0 else "from"
+        found.append(
+            Statement(
+                "neutral",
+                f"Mean over {len(shared)} question types: {number(here)}, "
+                f"{number(abs(gap))} {word} the control's {number(there)}.",
+            )
+        )
+    return found
+
+
+def _export(export: Mapping[str, Any] | None) -> list[Statement]:
+    if not export:
+        return []
+    extra = export.get("extra_keys")
+    count = len(extra) if isinstance(extra, (list, tuple)) else int(extra or 0)
+    same = export.get("identical_logits")
+    if same and not count:
+        text = "The export is a stock checkpoint: no extra keys, logits identical to the trained model's."
+        return [Statement("good", text)]
+    what = (
+        "its logits differ from the trained model's" if not same else f"it has {count} extra keys"
+    )
+    return [Statement("bad", f"The export is not a stock checkpoint: {what}.")]
+
+
+def targets(report: Mapping[str, Any]) -> list[Target]:
+    """What a run of this size on this data is meant to show, and whether it does."""
+    probe = report.get("probe") or {}
+    after, control = probe.get("after"), probe.get("control")
+    if not after or not report.get("priors"):
+        return []
+    embedded = report.get("data", "rooms") == "rooms"
+    rows: list[Target] = []
+
+    def add(name: str, sign: str, bound: float, value: float | None) -> None:
+        met = None if value is None else (value >= bound if sign == "≥" else value <= bound)
+        rows.append(Target(name, f"{sign} {bound:.2f}", number(value), met))
+
+    if embedded:
+        add("peak PCK", "≥", 0.80 if report.get("size") == "small" else 0.60, after["peak_pck"])
+        add("peak PCK of the control", "≤", 0.12, control["peak_pck"] if control else None)
+        add("chance over these pairs", "≤", 0.06, after["chance"])
+        add("same place over these pairs", "≤", 0.30, after["static"])
+    elif control:
+        ratio = after["peak_pck"] / control["peak_pck"] if control["peak_pck"] else None
+        add("peak PCK over the control's", "≥", 2.0, ratio)
+    add("correlation of confidence and correctness", "≥", 0.40, after.get("confidence_correlation"))
+    kept = retention(after)
+    add("PCK at the longest distance over the shortest", "≥", 0.85, kept[1] if kept else None)
+    return rows

@@ -1,0 +1,50 @@
+"""``python -m spatialprior.run``: compose, check, hand over to the pipeline."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import yaml
+
+import spatialprior
+from spatialprior.run.arguments import parse
+from spatialprior.run.errors import is_expected, report
+from spatialprior.run.help import help_text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0 done, 1 failed, 2 asked for what does not exist."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        flags = parse(argv).flags
+        if "--help" in flags:
+            print(help_text(), end="")
+            return 0
+        if "--version" in flags:
+            print(f"spatialprior {spatialprior.__version__}")
+            return 0
+        # Not at the top: what follows may import torch, and help should not.
+        from spatialprior.run.compose import compose_run
+
+        config = compose_run([text for text in argv if text not in flags])
+        if "--cfg" in flags:
+            print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
+            return 0
+        from spatialprior.run.pipeline import run
+
+        return run(config)
+    except KeyboardInterrupt:
+        print(
+            "spatialprior: stopped; resume=RUN_FOLDER goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    except Exception as error:
+        if is_expected(error):
+            return report(error)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""The whole path of a run: probe, train, export, probe again, score, report; the same for every arm."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from spatialprior.core.clip import MultiViewClip
+from spatialprior.core.injector import MissingClipFieldError
+from spatialprior.data.dataset import ClipDataset
+from spatialprior.data.stream import ClipStream
+from spatialprior.data.vqa import VqaClips
+from spatialprior.diagnostics.probe import probe
+from spatialprior.diagnostics.result import ProbeResult, select_layer
+from spatialprior.diagnostics.trace import write_trace
+from spatialprior.eval.evaluator import evaluate
+from spatialprior.export import export_model, verify_manifest
+from spatialprior.model import SpatialModel
+from spatialprior.report.html import write_html
+from spatialprior.report.schema import write_report
+from spatialprior.report.summary import summary
+from spatialprior.run.arms import CONTROL, MAIN, Arm, arms_of
+from spatialprior.run.compose import RECIPE_FILE, save_run
+from spatialprior.run.environment import commit, hardware
+from spatialprior.run.errors import RunError
+from spatialprior.run.schema import RunConfig, plain
+from spatialprior.run.stages import Stages
+from spatialprior.train.accelerator import make_accelerator
+from spatialprior.train.tracking import open_tracker
+from spatialprior.train.trainer import Trainer
+
+BEFORE = "before"
+_REDONE = {"probe": ("probe", "trace"), "eval": ("eval",), "export": ("export", "probe", "trace", "eval")}
+"""Mode -> stages that it does again on a finished run."""
+
+
+def run(config: RunConfig) -> int:
+    """Run (or go on with) what ``config`` describes and print where the report lies."""
+    folder = run_folder(config)
+    print(f"run folder: {folder}")
+    report = Pipeline(config, folder).run()
+    print()
+    print(summary(report))
+    print(f"\nreport: {folder / 'report.html'}")
+    return 0
+
+
+def run_folder(config: RunConfig) -> Path:
+    """The folder to resume, or a new one ``<output_root>/<recipe>/<time>-<hash>``, with its ``recipe.yaml``."""
+    if config.resume is not None:
+        return Path(config.resume)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.output_root) / config.recipe / f"{stamp}-{config.fingerprint()}"
+    save_run(config, folder / RECIPE_FILE)
+    return folder
+
+
+class Pipeline:
+    """One run in one folder. Every stage is kept when it is done; a second call does only what is missing."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.stages = Stages(folder / "stages", announce=lambda name: tqdm.write(f"-- {name}"))
+        self.arms = arms_of(config, folder)
+        self.accelerator = make_accelerator(config.scale)
+
+    def run(self) -> dict[str, Any]:
+        """All stages in order; returns what went into ``report.json``."""
+        self._check()
+        for prefix in _REDONE.get(self.config.mode, ()):
+            self.stages.forget(prefix)
+        if self.config.mode == "export":
+            for arm in self.arms:
+                self.stages.forget("export", arm.export)
+        base = self._base()
+        self._look(BEFORE, base)
+        for arm in self.arms:
+            self.stages.run(f"train/{arm.name}", lambda arm=arm: self._train(arm))
+            self.stages.run(f"export/{arm.name}", lambda arm=arm: self._export(arm))
+            self._look(arm.name, arm.export)
+        report = write_report(self._report(), self.folder / "report.json")
+        write_html(report, self.folder)
+        return report
+
+    # --- stages ---------------------------------------------------------------------------
+
+    def _look(self, name: str, checkpoint: Path) -> None:
+        """Probe a checkpoint on validation and test clips, draw its matches, and score its answers."""
+        for split in ("val", "test"):
+            self.stages.run(f"probe/{name}/{split}", lambda split=split: self._probe(checkpoint, split))
+        self.stages.run(f"trace/{name}", lambda: self._trace(name, checkpoint))
+        if self.config.eval is not None:
+            self.stages.run(f"eval/{name}", lambda: self._eval(name, checkpoint))
+
+    def _base(self) -> Path:
+        """The starting point as an exported folder: what is scored is always what would ship."""
+        folder = self.folder / BEFORE / "export"
+
+        def write() -> Any:
+            return export_model(
+                SpatialModel(self._load(), {}),
+                folder,
+                self._export_batch(),
+                recipe_hash=self.config.fingerprint(),
+            )
+
+        self.stages.run(f"export/{BEFORE}", write)
+        return folder
+
+    def _train(self, arm: Arm) -> dict[str, Any]:
+        model = self._build(arm)
+        tracker = open_tracker(self.config.wandb, arm.folder, f"{self.config.recipe}/{arm.name}")
+        result = Trainer(
+            model,
+            self._stream(arm),
+            self.config.trainer,
+            self.config.scale,
+            self.accelerator,
+            arm.folder,
+            recipe_hash=self._hash(arm),
+            label=f"train {arm.name}",
+            tracker=tracker,
+        ).run()
+        return dataclasses.asdict(result)
+
+    def _export(self, arm: Arm) -> Any:
+        model = self._build(arm)
+        trainer = Trainer(
+            model,
+            self._stream(arm),
+            self.config.trainer,
+            self.config.scale,
+            self.accelerator,
+            arm.folder,
+            recipe_hash=self._hash(arm),
+        )
+        trainer.restore()
+        return export_model(model, arm.export, self._export_batch(), recipe_hash=self._hash(arm))
+
+    def _probe(self, checkpoint: Path, split: str) -> dict[str, Any]:
+        backbone = self._load(checkpoint)
+        clips = self._val_clips if split == "val" else self._test_clips
+        bar = tqdm(clips, desc=f"probe {split}", unit="clip", leave=False)
+        return dataclasses.asdict(probe(backbone, backbone.encoder(), bar, self.config.probe))
+
+    def _trace(self, name: str, checkpoint: Path) -> None:
+        backbone = self._load(checkpoint)
+        layer = self._layer(name)
+        path = self.folder / "pictures" / f"{name}.npz"
+        write_trace(backbone, backbone.encoder(), self._test_clips[0], layer, self.config.probe, path)
+
+    def _eval(self, name: str, checkpoint: Path) -> Any:
+        assert self.config.eval is not None
+        benchmark = self.config.eval.cls(self.config.eval.settings)
+        return evaluate(
+            checkpoint,
+            benchmark,
+            self.config.backbone,
+            self.folder / "replies" / f"{name}.jsonl",
+            device=self.accelerator.device,
+        )
+
+    # --- parts ----------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """What can be known before any weight loads."""
+        needs_geometry = {*self.config.priors, *(("vqa",) if self.config.vqa.enabled else ())}
+        if needs_geometry and not self.config.data.cls.has_geometry:
+            raise MissingClipFieldError(
+                f"{', '.join(sorted(needs_geometry))} needs depth and poses, which data={self.config.data.kind} "
+                "does not have; choose data=rooms or data=posed_rgbd"
+            )
+        sources = (self.config.data, self.config.instruction)
+        if not any(source.cls.has_questions for source in sources if source) and not needs_geometry:
+            raise RunError(
+                f"data={self.config.data.kind} has no questions, so plain SFT has nothing to learn; "
+                "add instruction=rooms"
+            )
+
+    def _load(self, checkpoint: Path | None = None) -> Any:
+        """The recipe's backbone, or an exported checkpoint of it (stock, without adapters)."""
+        component = self.config.backbone
+        settings = component.settings
+        if checkpoint is not None:
+            verify_manifest(checkpoint)
+            settings = component.cls.Config(
+                path=str(checkpoint), attention=settings.attention, dtype=settings.dtype,
+                max_pixels=settings.max_pixels,
+            )  # fmt: skip
+        return component.cls.load(settings).to(self.accelerator.device)
+
+    def _build(self, arm: Arm) -> SpatialModel:
+        """Backbone and priors of an arm, initialised from the run's seed."""
+        torch.manual_seed(self.config.seed)
+        backbone = self._load()
+        if self.config.scale.gradient_checkpointing != "none":
+            backbone.set_gradient_checkpointing(self.config.scale.gradient_checkpointing)
+        if self.config.scale.compile:
+            backbone.compile_layers()
+        priors = {name: prior.cls(prior.settings) for name, prior in arm.priors.items()}
+        return SpatialModel(backbone, priors, self.config.trainer.language_weight)
+
+    def _stream(self, arm: Arm) -> ClipStream:
+        config, geometry = self.config, self._split("train")
+        if arm.vqa:
+            geometry = VqaClips(geometry, config.vqa.questions_per_clip, seed=config.seed)
+        instruction = config.instruction
+        return ClipStream(
+            geometry,
+            instruction.cls(instruction.settings).split("train", config.seed) if instruction else None,
+            config.trainer.clips_per_step,
+            config.trainer.instruction_share if instruction else 0.0,
+        )
+
+    def _split(self, name: str) -> ClipDataset:
+        dataset = self.config.data.cls(self.config.data.settings)
+        clips: ClipDataset = dataset.split(name, self.config.seed)
+        return clips
+
+    @cached_property
+    def _val_clips(self) -> list[MultiViewClip]:
+        return _first(self._split("val"), self.config.probe.val_clips)
+
+    @cached_property
+    def _test_clips(self) -> list[MultiViewClip]:
+        return _first(self._split("test"), self.config.probe.test_clips)
+
+    def _export_batch(self) -> Sequence[MultiViewClip]:
+        """Clips on which an export is compared with the model in memory."""
+        return [self._split("val").clip(index) for index in range(2)]
+
+    def _hash(self, arm: Arm) -> str:
+        """Identifies what is trained, apart from hardware and from how it is looked at."""
+        c = self.config
+        content = {
+            "seed": c.seed,
+            "backbone": c.backbone.to_dict(),
+            "data": c.data.to_dict(),
+            "instruction": c.instruction.to_dict() if c.instruction else None,
+            "trainer": plain(dataclasses.asdict(c.trainer)),
+            "priors": {name: prior.to_dict() for name, prior in arm.priors.items()},
+            "vqa": plain(dataclasses.asdict(c.vqa)) if arm.vqa else None,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    # --- report ---------------------------------------------------------------------------
+
+    def _result(self, stage: str) -> Any:
+        def missing() -> Any:
+            raise RunError(f"stage {stage} has not run; resume={self.folder} without mode first")
+
+        return self.stages.run(stage, missing)
+
+    def _probe_result(self, name: str, split: str) -> ProbeResult:
+        return ProbeResult.from_dict(self._result(f"probe/{name}/{split}"))
+
+    def _layer(self, name: str) -> int:
+        """The layer that did best on validation clips; the figure is then taken on test clips."""
+        return select_layer(self._probe_result(name, "val"))
+
+    def _report(self) -> dict[str, Any]:
+        config = self.config
+        names = [BEFORE, *(arm.name for arm in self.arms)]
+        scores = {name: self._result(f"eval/{name}") for name in names} if config.eval else {}
+        seconds = self.stages.seconds()
+        return {
+            "recipe": config.recipe,
+            "size": config.size,
+            "seed": config.seed,
+            "data": config.data.kind,
+            "method": " + ".join(config.priors) or ("VQA" if config.vqa.enabled else "SFT"),
+            "priors": list(config.priors),
+            "commit": commit(),
+            "hardware": hardware(self.accelerator.device),
+            "seconds": {**seconds, "total": sum(seconds.values())},
+            "peak_rss_bytes": self.stages.peak_rss_bytes(),
+            "probe": {
+                name: self._probe_result(name, "test").at_layer(self._layer(name)) for name in names
+            },
+            "eval": scores.get(MAIN, {}).get("tasks", {}),
+            "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
+            "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
+            "export": self._result(f"export/{MAIN}"),
+            "replies": scores.get(MAIN, {}).get("replies", []),
+            "config": config.to_dict(),
+        }
+
+
+def _first(clips: ClipDataset, count: int) -> list[MultiViewClip]:
+    return [clips.clip(index).with_questions(()) for index in range(count)]
