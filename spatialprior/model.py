@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spatialprior.core.backbone import Backbone, Edit
 from spatialprior.core.batch import IGNORE, ClipBatch
-from spatialprior.core.injector import Needs, PriorInjector
+from spatialprior.core.injector import Needs, PriorInjector, check_clip_fields
 from spatialprior.core.sites import Site
 from spatialprior.core.terms import LossTerm
 from spatialprior.objectives.language import answer_cross_entropy
@@ -48,6 +48,11 @@ class SpatialModel(nn.Module):
         """The attached priors by name, in the recipe's order."""
         return {name: cast("PriorInjector", prior) for name, prior in self.priors.items()}
 
+    def check_fields(self, batch: ClipBatch) -> None:
+        """Raise :class:`MissingClipFieldError` where a clip lacks what a prior needs."""
+        for name, needs in self.needs.items():
+            check_clip_fields(name, needs, batch)
+
     def prepare(self, batch: ClipBatch) -> dict[str, Any]:
         """Each prior's context of a batch (targets, teacher features), without gradient."""
         return {name: prior.prepare(batch) for name, prior in self.injectors.items()}
@@ -59,24 +64,30 @@ class SpatialModel(nn.Module):
             counts |= {f"{name}/{term}": n for term, n in prior.counts(contexts[name]).items()}
         return counts
 
-    def forward(self, batch: ClipBatch, contexts: Mapping[str, Any] | None = None) -> list[LossTerm]:
+    def edits(self, contexts: Mapping[str, Any]) -> dict[Site, list[Edit]]:
+        """What the priors do to each edit site, in the recipe's order."""
+        edits: dict[Site, list[Edit]] = {}
+        for name, needs in self.needs.items():
+            for site in needs.edits:
+                edit = partial(self.injectors[name].edit, site, context=contexts[name])
+                edits.setdefault(site, []).append(edit)
+        return edits
+
+    def forward(
+        self, batch: ClipBatch, contexts: Mapping[str, Any] | None = None
+    ) -> list[LossTerm]:
         """Loss terms of a batch: the language term where there are labels, then each prior's."""
         contexts = self.prepare(batch) if contexts is None else contexts
         if not self.priors and not batch.has_labels:
             return []
         sites = {site for needs in self.needs.values() for site in needs.taps}
-        edits: dict[Site, list[Edit]] = {}
-        for name, needs in self.needs.items():
-            for site in needs.edits:
-                edits.setdefault(site, []).append(
-                    partial(self.injectors[name].edit, site, context=contexts[name])
-                )
-        output = self.backbone(batch, tap_sites=sorted(sites), edits=edits)
+        output = self.backbone(batch, tap_sites=sorted(sites), edits=self.edits(contexts))
         terms = [self._language(output.hidden, batch.labels)] if batch.has_labels else []
         for name, prior in self.injectors.items():
             taps = {site: output.taps[site] for site in self.needs[name].taps}
             terms += [
-                replace(term, name=f"{name}/{term.name}") for term in prior.losses(taps, contexts[name])
+                replace(term, name=f"{name}/{term.name}")
+                for term in prior.losses(taps, contexts[name])
             ]
         return terms
 

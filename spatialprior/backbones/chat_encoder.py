@@ -8,6 +8,7 @@ same conditional distributions as one sequence a question, at a fraction of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -68,15 +69,48 @@ class ChatEncoder:
         rows, cursor = [], 0
         for clip in clips:
             if len(clip.questions) != 1:
-                raise ValueError(f"clip {clip.clip_id} has {len(clip.questions)} questions; a prompt takes one")
+                raise ValueError(
+                    f"clip {clip.clip_id} has {len(clip.questions)} questions; a prompt takes one"
+                )
             clip_grids = grids[cursor : cursor + clip.num_views]
             cursor += clip.num_views
             prefix, prompt, _ = self._pieces(clip, clip.questions[0], clip_grids)
             rows.append(prefix + prompt)
         return self._batch(clips, rows, pixels, grids, left=True)
 
+    def packed_prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
+        """Encode clips with all their questions as branches behind one visual prefix, without answers."""
+        pixels, grids = self._images(clips)
+        rows: list[list[int]] = []
+        branches: list[list[int]] = []
+        cursor = 0
+        for clip in clips:
+            if not clip.questions:
+                raise ValueError(f"clip {clip.clip_id} has no question to answer")
+            clip_grids = grids[cursor : cursor + clip.num_views]
+            cursor += clip.num_views
+            ids: list[int] = []
+            branch: list[int] = []
+            for k, question in enumerate(clip.questions, start=1):
+                prefix, prompt, _ = self._pieces(clip, question, clip_grids)
+                if k == 1:
+                    ids, branch = list(prefix), [0] * len(prefix)
+                ids += prompt
+                branch += [k] * len(prompt)
+            rows.append(ids)
+            branches.append(branch)
+        batch = self._batch(clips, rows, pixels, grids, left=False)
+        return replace(batch, branches=_pad(branches, batch.labels.shape[1], -1, left=False))
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a reply: the end of a turn, and the end of text that pads a batch."""
+        return tuple(dict.fromkeys((self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)))
+
     def decode(self, tokens: Tensor) -> list[str]:
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return [
+            text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        ]
 
     # --- pieces ---------------------------------------------------------------------------
 
@@ -92,14 +126,20 @@ class ChatEncoder:
         content: list[dict[str, str]] = [{"type": "image"} for _ in range(clip.num_views)]
         content.append({"type": "text", "text": question.text})
         turn = [{"role": "user", "content": content}]
-        prompt = self.processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        prompt = self.processor.apply_chat_template(
+            turn, tokenize=False, add_generation_prompt=True
+        )
         image_token = self.processor.image_token
         head, _, tail = prompt.rpartition(image_token)
         end = tail.index(">") + 1  # the token that closes the last image
         segments = (head + image_token + tail[:end]).split(image_token)
         prefix = self._tokenize(segments[0])
         for segment, grid in zip(segments[1:], grids.tolist(), strict=True):
-            prefix = prefix + [self.image_id] * (grid[1] * grid[2] // self.merge**2) + self._tokenize(segment)
+            prefix = (
+                prefix
+                + [self.image_id] * (grid[1] * grid[2] // self.merge**2)
+                + self._tokenize(segment)
+            )
         answer = [*self._tokenize(question.answer), self.tokenizer.eos_token_id]
         return prefix, self._tokenize(tail[end:]), answer
 
@@ -139,7 +179,9 @@ class ChatEncoder:
 
 
 def _pad(rows: list[list[int]], length: int, value: int, *, left: bool) -> Tensor:
-    filled = [[value] * (length - len(r)) + r if left else r + [value] * (length - len(r)) for r in rows]
+    filled = [
+        [value] * (length - len(r)) + r if left else r + [value] * (length - len(r)) for r in rows
+    ]
     return torch.tensor(filled, dtype=torch.long)
 
 
@@ -163,5 +205,7 @@ def _token_map(clips: Sequence[MultiViewClip], visual: Tensor, grids: Tensor) ->
             size[b, v] = torch.tensor(clip.image_size, dtype=torch.float32)
             start += count
             cursor += 1
-        assert start == len(positions), "image tokens in the text do not match the processor's grids"
+        assert start == len(positions), (
+            "image tokens in the text do not match the processor's grids"
+        )
     return TokenMap(index=index, valid=valid, grid=grid, image_size=size)

@@ -120,24 +120,28 @@ class HFBackbone(Backbone):
         if kind not in get_args(Checkpointing):
             choices = ", ".join(get_args(Checkpointing))
             raise ValueError(f"gradient checkpointing {kind!r}: choose one of {choices}")
-        if getattr(self.hf, "_require_grads_hooks", None):
-            self.hf.disable_input_require_grads()
-            self.hf._require_grads_hooks = []
+        self._release_inputs()
         # transformers 5.2x renames the pair; the old names warn, and go in release 6.
         new_name = hasattr(self.hf, "activation_checkpointing_enable")
         name = "activation_checkpointing" if new_name else "gradient_checkpointing"
         if kind == "none":
             getattr(self.hf, f"{name}_disable")()
-            return
-        options = {f"{name}_kwargs": {"use_reentrant": kind == "reentrant"}}
-        getattr(self.hf, f"{name}_enable")(**options)
+        else:
+            options = {f"{name}_kwargs": {"use_reentrant": kind == "reentrant"}}
+            getattr(self.hf, f"{name}_enable")(**options)
+            self._release_inputs()  # some releases put their hook there unasked
         if kind == "reentrant":
             self.hf.enable_input_require_grads()
+
+    def _release_inputs(self) -> None:
+        """Take back ``enable_input_require_grads``, of which transformers forgets all calls but the last."""
+        if hasattr(self.hf, "_require_grads_hook"):
+            self.hf.disable_input_require_grads()
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """``torch.compile`` the ``forward`` of every decoder layer: hooks run around it, so taps stay exact."""
         for layer in self.decoder_layers:
-            layer.forward = torch.compile(layer.forward, backend=backend)  # type: ignore[method-assign]
+            layer.forward = torch.compile(layer.forward, backend=backend)
 
     # --- hooks ----------------------------------------------------------------------------
 
@@ -160,11 +164,15 @@ class HFBackbone(Backbone):
                 else:
                     handles.append(layer.register_forward_hook(_store_output(taps, site)))
             if unknown := set(edits) - {VISUAL_TOKENS}:
-                raise ValueError(f"cannot edit {sorted(unknown)}; the edit site is {VISUAL_TOKENS!r}")
+                raise ValueError(
+                    f"cannot edit {sorted(unknown)}; the edit site is {VISUAL_TOKENS!r}"
+                )
             if chain := edits.get(VISUAL_TOKENS):
                 mask = self.visual_mask(inputs)
                 handles.append(
-                    self.decoder.register_forward_pre_hook(_edit_visual(mask, chain), with_kwargs=True)
+                    self.decoder.register_forward_pre_hook(
+                        _edit_visual(mask, chain), with_kwargs=True
+                    )
                 )
             yield
         finally:
@@ -231,6 +239,9 @@ def _edit_visual(mask: Tensor, chain: Sequence[Edit]) -> Any:
         for edit in chain:
             tokens = edit(tokens)
         expanded = mask.unsqueeze(-1).expand_as(embeds)
-        return args, {**kwargs, "inputs_embeds": embeds.masked_scatter(expanded, tokens.to(embeds.dtype))}
+        return args, {
+            **kwargs,
+            "inputs_embeds": embeds.masked_scatter(expanded, tokens.to(embeds.dtype)),
+        }
 
     return hook

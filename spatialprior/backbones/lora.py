@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -50,10 +51,14 @@ def target_names(model: nn.Module, layers: nn.ModuleList, roles: Iterable[str]) 
     names = [
         name
         for name, module in model.named_modules()
-        if id(module) in inside and isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in leaf_names
+        if id(module) in inside
+        and isinstance(module, nn.Linear)
+        and name.rsplit(".", 1)[-1] in leaf_names
     ]
     if not names:
-        raise ValueError(f"no linear map named {', '.join(sorted(leaf_names))} in the decoder layers")
+        raise ValueError(
+            f"no linear map named {', '.join(sorted(leaf_names))} in the decoder layers"
+        )
     return names
 
 
@@ -65,6 +70,10 @@ def inject(model: nn.Module, layers: nn.ModuleList, options: LoraOptions) -> lis
         r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=names
     )
     inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            # AdamW's small steps vanish in half precision; peft computes in the adapter's dtype and casts back.
+            parameter.data = parameter.data.float()
     return names
 
 
@@ -84,6 +93,6 @@ def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
         elif key.startswith(f"{owner}.base_layer."):
             leaf = key.removeprefix(f"{owner}.base_layer.")
             if leaf == "weight":
-                tensor = tensor + adapted[owner].get_delta_weight(_ADAPTER).to(tensor.dtype)
+                tensor = (tensor + adapted[owner].get_delta_weight(_ADAPTER)).to(tensor.dtype)
             merged[f"{owner}.{leaf}"] = tensor
     return merged

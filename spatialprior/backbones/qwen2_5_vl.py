@@ -95,13 +95,16 @@ class Qwen2_5VL(HFBackbone):  # noqa: N801 (the family's own name)
 
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         hidden = torch.zeros(1, dtype=self.hf.dtype, device=batch.labels.device)
-        cos, sin = self.decoder.rotary_emb(hidden, self.position_ids(batch))
+        rotary = self.decoder.get_submodule("rotary_emb")
+        cos, sin = rotary(hidden, self.position_ids(batch))
         if cos.ndim == 3:
             return cos, sin
         # Older releases leave the three axes apart and select the sections when they rotate.
         sections = self.hf.config.get_text_config().rope_parameters["mrope_section"] * 2
         pick = [(table.split(sections, dim=-1)) for table in (cos, sin)]
-        joined = [torch.cat([part[i % 3] for i, part in enumerate(parts)], dim=-1) for parts in pick]
+        joined = [
+            torch.cat([part[i % 3] for i, part in enumerate(parts)], dim=-1) for parts in pick
+        ]
         return joined[0], joined[1]
 
 

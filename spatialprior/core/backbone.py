@@ -72,6 +72,14 @@ class Backbone(nn.Module):
         """``D`` gain of the RMS norm in front of that layer's attention, detached."""
 
     @abstractmethod
+    def attention_modules(self) -> list[nn.Module]:
+        """Self-attention of every decoder layer, in order; each calls transformers' attention interface."""
+
+    @abstractmethod
+    def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """Cosine and sine that rotate the decoder's queries and keys: two ``B S head_dim`` tensors."""
+
+    @abstractmethod
     def encoder(self) -> Encoder: ...
 
     @abstractmethod

@@ -10,7 +10,6 @@ from torch import Tensor
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.core.token_map import TokenMap
 
-
 IGNORE = -100
 """Label of positions where nothing is scored (the convention of torch and transformers)."""
 
@@ -20,7 +19,7 @@ class ClipBatch:
     """Encoded clips.
 
     Attributes:
-        inputs: Keyword arguments of the Hugging Face model's ``forward`` (``input_ids``, ``pixel_values``, ...).
+        inputs: Keyword arguments of the Hugging Face model's ``forward`` (``pixel_values``, ...).
         labels: ``B S`` long, the token expected *at* each position, -100 where nothing is scored.
         token_map: Where the visual tokens are.
         clips: The clips themselves (geometry and questions stay on the CPU).

@@ -62,7 +62,9 @@ class MultiViewClip:
                 f"got {self.images.dtype} {tuple(self.images.shape)}"
             )
         if len(self.frame_ids) != self.num_views:
-            raise ValueError(f"clip {self.clip_id}: {len(self.frame_ids)} frame ids for {self.num_views} views")
+            raise ValueError(
+                f"clip {self.clip_id}: {len(self.frame_ids)} frame ids for {self.num_views} views"
+            )
 
     @property
     def num_views(self) -> int:

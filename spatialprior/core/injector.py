@@ -74,7 +74,7 @@ class PriorInjector(nn.Module):
         """Build modules that depend on the backbone (sizes, initial weights). Called once."""
 
     def prepare(self, batch: ClipBatch) -> Any:
-        """Targets and teacher features of a batch, without gradient. The result goes to ``edit`` and ``losses``."""
+        """Targets and teacher features of a batch, without gradient; handed to ``edit`` and ``losses``."""
         return None
 
     def counts(self, context: Any) -> dict[str, float]:
@@ -89,7 +89,7 @@ class PriorInjector(nn.Module):
         return tokens
 
     def losses(self, taps: Taps, context: Any) -> list[LossTerm]:
-        """Loss terms of a batch. With nothing to score: count 0 and sum 0, still connected to all parameters."""
+        """Loss terms of a batch. With nothing to score: count and sum 0, still connected to all parameters."""
         return []
 
     def optim_groups(self, base_lr: float) -> Iterable[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 Site = NewType("Site", str)
 
 VISUAL_TOKENS = Site("visual_tokens")
-"""Edit site: the visual tokens before the first decoder layer (``T D``, the batch's views in sequence order)."""
+"""Edit site: the visual tokens before the first decoder layer (``T D``, views in sequence order)."""
 
 Taps = dict[Site, Tensor]
 """What was read: site -> the raw tensor (``B S D``), still attached to the autograd graph."""
@@ -54,11 +54,13 @@ def resolve_layers(spec: str | Iterable[int], num_layers: int) -> list[int]:
         if spec == "all":
             return list(range(num_layers))
         if match := re.fullmatch(r"every_([1-9]\d*)", spec):
-            return list(range(int(match[1]) - 1, num_layers, int(match[1])))
-        if match := re.fullmatch(r"(\d+)-(\d+)", spec):
+            layers = list(range(int(match[1]) - 1, num_layers, int(match[1])))
+        elif match := re.fullmatch(r"(\d+)-(\d+)", spec):
             layers = list(range(int(match[1]), int(match[2]) + 1))
         else:
-            raise ValueError(f"layers={spec!r}: write all, every_N, FIRST-LAST or a list such as [0,3]")
+            raise ValueError(
+                f"layers={spec!r}: write all, every_N, FIRST-LAST or a list such as [0,3]"
+            )
     else:
         layers = sorted({int(layer) for layer in spec})
     if not layers or layers[0] < 0 or layers[-1] >= num_layers:

@@ -43,7 +43,9 @@ def total_loss(terms: list[LossTerm], counts: dict[str, float]) -> Tensor:
         counts: Items per term name over all micro-batches (and ranks) of the step.
     """
     if not terms:
-        raise ValueError("no loss term: the batch has neither labels nor a prior that applies to it")
+        raise ValueError(
+            "no loss term: the batch has neither labels nor a prior that applies to it"
+        )
     parts = [term.weight * term.sum / max(counts[term.name], 1.0) for term in terms]
     return torch.stack([part.float() for part in parts]).sum()
 

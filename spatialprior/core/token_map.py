@@ -39,13 +39,17 @@ class TokenMap:
         return int(self.index.shape[1])
 
     def to(self, device: torch.device | str) -> TokenMap:
-        return TokenMap(*(t.to(device) for t in (self.index, self.valid, self.grid, self.image_size)))
+        return TokenMap(
+            *(t.to(device) for t in (self.index, self.valid, self.grid, self.image_size))
+        )
 
     def sequence_index(self, clip: int, view: int, row: int, col: int) -> int:
         """Position of token (view, row, col) in the sequence of ``clip``."""
         rows, cols = self.grid[clip, view].tolist()
         if not (0 <= row < rows and 0 <= col < cols):
-            raise IndexError(f"token ({row}, {col}) lies outside the {rows}x{cols} grid of view {view}")
+            raise IndexError(
+                f"token ({row}, {col}) lies outside the {rows}x{cols} grid of view {view}"
+            )
         return int(self.index[clip, view, row * cols + col])
 
     def locate(self, clip: int, sequence_index: int) -> tuple[int, int, int] | None:
@@ -57,17 +61,26 @@ class TokenMap:
         cols = int(self.grid[clip, view, 1])
         return view, cell // cols, cell % cols
 
-    def pixel_box(self, clip: int, view: int, row: int, col: int) -> tuple[float, float, float, float]:
+    def pixel_box(
+        self, clip: int, view: int, row: int, col: int
+    ) -> tuple[float, float, float, float]:
         """``(x0, y0, x1, y1)`` of the clip pixels that token (row, col) stands for."""
         rows, cols = self.grid[clip, view].tolist()
         height, width = self.image_size[clip, view].tolist()
-        return col * width / cols, row * height / rows, (col + 1) * width / cols, (row + 1) * height / rows
+        return (
+            col * width / cols,
+            row * height / rows,
+            (col + 1) * width / cols,
+            (row + 1) * height / rows,
+        )
 
     def gather(self, sequence: Tensor) -> Tensor:
         """Pick the visual tokens out of ``sequence`` (``B S D``) as ``B V N D``; zeros where not valid."""
         b, v, n = self.index.shape
-        flat = self.index.reshape(b, v * n, 1).expand(-1, -1, sequence.shape[-1])
-        tokens = sequence.gather(1, flat).reshape(b, v, n, sequence.shape[-1])
+        start = torch.arange(b, device=sequence.device) * sequence.shape[1]
+        rows = (self.index + start.view(b, 1, 1)).flatten()
+        # Whole rows of one table: several times as fast as torch.gather, backward too.
+        tokens = sequence.flatten(0, 1).index_select(0, rows).view(b, v, n, -1)
         return tokens * self.valid.unsqueeze(-1).to(tokens.dtype)
 
     def centers(self) -> Tensor:

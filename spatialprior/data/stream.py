@@ -45,7 +45,9 @@ class ClipStream:
 
 
 class _MicroBatches(Dataset[ClipBatch]):
-    def __init__(self, stream: ClipStream, encoder: Encoder, size: int, rank: int, ranks: int) -> None:
+    def __init__(
+        self, stream: ClipStream, encoder: Encoder, size: int, rank: int, ranks: int
+    ) -> None:
         self.stream, self.encoder = stream, encoder
         self.size, self.rank, self.ranks = size, rank, ranks
 
@@ -53,7 +55,9 @@ class _MicroBatches(Dataset[ClipBatch]):
         step, micro = key
         total = self.stream.clips_per_step
         own = range(step * total + self.rank, (step + 1) * total, self.ranks)
-        return self.encoder([self.stream.clip(i) for i in own[micro * self.size : (micro + 1) * self.size]])
+        return self.encoder(
+            [self.stream.clip(i) for i in own[micro * self.size : (micro + 1) * self.size]]
+        )
 
 
 def step_batches(

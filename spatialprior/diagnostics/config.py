@@ -32,7 +32,7 @@ class ProbeConfig:
         tolerance_abs, tolerance_rel: Depths closer than ``max(abs metres, rel * depth)`` count as
             one surface when the true matches are made.
         val_clips: Clips on which the layer is chosen.
-        test_clips: Clips from which the figures are taken.
+        test_clips: Clips from which the figures are taken; 0 leaves the probe out.
         batch_clips: Clips per forward pass.
     """
 
@@ -54,7 +54,9 @@ class ProbeConfig:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"probe.{name}={value!r}: choose one of {', '.join(choices)}")
-        for name in ("anchor_grid", "val_clips", "test_clips", "batch_clips"):
+        if self.test_clips < 0:
+            raise ValueError(f"probe.test_clips={self.test_clips}: must not be negative")
+        for name in ("anchor_grid", "val_clips", "batch_clips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"probe.{name}={getattr(self, name)}: must be at least 1")
         if not self.radius_patches > 0:

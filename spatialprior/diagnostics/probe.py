@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,10 +68,10 @@ def match_batch(
     backbone: Backbone, batch: ClipBatch, pairs: AnchorPairs, config: ProbeConfig
 ) -> tuple[Tensor, Tensor]:
     """Best token and confidence of every layer, ``P A L`` each (one forward pass)."""
-    assert hasattr(backbone, "attention_modules") and hasattr(backbone, "rotary")
-    rotary = None if config.rope else backbone.rotary(batch)
+    probed = cast(ProbedBackbone, backbone)
+    rotary = None if config.rope else probed.rotary(batch)
     matcher = LayerMatcher(pairs, batch, config, rotary)
-    with watch_attention(backbone.attention_modules(), matcher):
+    with watch_attention(probed.attention_modules(), matcher):
         backbone(batch)
     layers = range(backbone.num_layers)
     missing = [layer for layer in layers if layer not in matcher.tokens]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -146,6 +146,15 @@ class ProbeResult:
             clustered_by="source" if by_source else "clip",
             settings=settings,
         )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProbeResult:
+        """Back from ``dataclasses.asdict`` by way of JSON, where frame distances became text."""
+        by_number = {
+            name: {int(d): figures for d, figures in values[name].items()}
+            for name in ("pck_by_distance", "by_distance")
+        }
+        return cls(**{**values, **by_number})
 
     def temporal_robustness(self, layer: int) -> dict[int, float]:
         """PCK at each frame distance over that at the shortest one (the paper's distance 1)."""

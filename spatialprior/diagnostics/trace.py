@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from spatialprior.core.clip import MultiViewClip
 from spatialprior.diagnostics.anchors import sample_anchors
 from spatialprior.diagnostics.config import ProbeConfig
 from spatialprior.diagnostics.pck import patch_distance, pooled_similarity, token_positions
-from spatialprior.diagnostics.probe import LayerMatcher, inference
+from spatialprior.diagnostics.probe import LayerMatcher, ProbedBackbone, inference
 from spatialprior.diagnostics.qk import watch_attention
 
 Array = NDArray[np.generic]
@@ -68,7 +69,7 @@ def trace_clip(
     Raises:
         ValueError: The clip lacks geometry, or its views share no point.
     """
-    assert hasattr(backbone, "attention_modules") and hasattr(backbone, "rotary")
+    probed = cast(ProbedBackbone, backbone)
     batch = encoder([clip.with_questions(())])
     # All directions: the heatmap shows one query in every other view.
     pairs = sample_anchors([clip], batch.token_map, replace(config, direction="both"))
@@ -79,14 +80,14 @@ def trace_clip(
     layout = batch.token_map
     caught: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     with inference(backbone):
-        rotary = None if config.rope else backbone.rotary(batch)
+        rotary = None if config.rope else probed.rotary(batch)
         matcher = LayerMatcher(pairs, batch, config, rotary)
 
         def keep(index: int, query: torch.Tensor, key: torch.Tensor) -> None:
             if index == layer:
                 caught[index] = matcher.select(query, key)
 
-        with watch_attention(backbone.attention_modules(), keep):
+        with watch_attention(probed.attention_modules(), keep):
             backbone(batch)
         logits = pooled_similarity(*caught[layer], matcher.key_valid, config.pooling)
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def info_nce(log_probabilities: Tensor, cells: Tensor, weights: Tensor, valid: Tensor) -> Tensor:
+def info_nce(match_logit: Tensor, log_normaliser: Tensor, valid: Tensor) -> Tensor:
     """Summed contrastive loss of the valid anchors.
 
     Args:
-        log_probabilities: ``P A K``, log-softmax over the candidates.
-        cells: ``P A 4``, candidates that hold the match.
-        weights: ``P A 4``, their shares (sum to one).
+        match_logit: ``P A``, ``<e_i, e_match>/tau``, e_match being the bilinear mean of the patches around the
+            match (the mean of their log-probabilities is the same: the logit is linear in e).
+        log_normaliser: ``P A``, ``logsumexp_k <e_i, e_k>/tau`` over the candidates.
         valid: ``P A`` bool; the others contribute exactly zero.
     """
-    expected = (log_probabilities.gather(-1, cells) * weights.to(log_probabilities.dtype)).sum(-1)
-    return -expected.masked_fill(~valid, 0.0).sum()
+    return (log_normaliser - match_logit).masked_fill(~valid, 0.0).sum()

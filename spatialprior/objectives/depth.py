@@ -2,35 +2,43 @@
 
 ``d_hat_i = sum_j A_ij d_j`` with ``A_i = softmax_j(<e_i, e_j>/tau)`` over the target frame, and
 ``|d_i - d_hat_i| / (d_i + d_hat_i + eps)``: it regularises the matching and is free of the depth's scale.
+Patches without depth drop out: the mean is taken over those that have it.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+EPS = 1e-6
 
-def depth_consistency(
-    probabilities: Tensor,
-    candidate_depth: Tensor,
-    candidate_valid: Tensor,
-    depth: Tensor,
-    valid: Tensor,
-    eps: float = 1e-6,
-) -> Tensor:
+
+def depth_values(depth: Tensor, known: Tensor) -> Tensor:
+    """What :func:`~spatialprior.objectives.soft_match.soft_match` is to average for :func:`expected_depth`.
+
+    Args:
+        depth: ``P N``, depth at the patches' centres in the target camera, metres (or any unit).
+        known: ``P N`` bool.
+
+    Returns:
+        ``P N 2``: depth (0 where unknown), and 1 where known.
+    """
+    return torch.stack([depth.masked_fill(~known, 0.0), known.to(depth.dtype)], dim=-1)
+
+
+def expected_depth(means: Tensor) -> Tensor:
+    """``d_hat``, ``P A``, from the averages ``P A 2`` of :func:`depth_values`."""
+    return means[..., 0] / means[..., 1].clamp(min=EPS)
+
+
+def depth_consistency(expected: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
     """Summed relative depth error of the valid anchors.
 
     Args:
-        probabilities: ``P A N``, matching distribution over the target frame's patches.
-        candidate_depth: ``P N``, depth at the patches' centres in the target camera, metres (or any unit).
-        candidate_valid: ``P N`` bool, where that depth is known; the distribution is renormalised over these.
+        expected: ``P A``, depth that the matching distribution expects.
         depth: ``P A``, true depth of the match in the target camera.
-        valid: ``P A`` bool, anchors with a visible match and at least one candidate of known depth.
-        eps: Keeps the ratio finite.
+        valid: ``P A`` bool, anchors with a visible match and at least one patch of known depth.
     """
-    known = candidate_valid.unsqueeze(1).to(probabilities.dtype)
-    mass = (probabilities * known).sum(-1)
-    safe_depth = candidate_depth.masked_fill(~candidate_valid, 0.0).unsqueeze(-1).to(probabilities.dtype)
-    expected = (probabilities @ safe_depth).squeeze(-1) / mass.clamp(min=eps)
-    truth = depth.masked_fill(~valid, 1.0).to(probabilities.dtype)
-    error = (truth - expected).abs() / (truth + expected + eps)
+    truth = depth.masked_fill(~valid, 1.0).to(expected.dtype)
+    error = (truth - expected).abs() / (truth + expected + EPS)
     return error.masked_fill(~valid, 0.0).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,14 +26,22 @@ def bilinear_cells(points: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     (x0, y0), (x1, y1) = low.long().unbind(-1), high.long().unbind(-1)
     fx, fy = frac.unbind(-1)
     width = cols.unsqueeze(1)
-    cells = torch.stack([y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1], dim=-1)
+    cells = torch.stack(
+        [y0 * width + x0, y0 * width + x1, y1 * width + x0, y1 * width + x1], dim=-1
+    )
     weights = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=-1)
     return cells, weights
 
 
 def bilinear_sample(features: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
     """Interpolate ``features`` (``P N D``) at ``cells``, ``weights`` (``P A 4``): ``P A D``."""
-    p, a, _ = cells.shape
-    index = cells.reshape(p, a * 4, 1).expand(-1, -1, features.shape[-1])
-    corners = features.gather(1, index).reshape(p, a, 4, features.shape[-1])
-    return (corners * weights.unsqueeze(-1).to(features.dtype)).sum(2)
+    p, n, d = features.shape
+    rows = cells + torch.arange(0, p * n, n, device=cells.device).view(p, 1, 1)
+    # A weighted sum of table rows: the four corners are never laid out side by side.
+    sampled = F.embedding_bag(
+        rows.reshape(-1, 4),
+        features.reshape(p * n, d),
+        per_sample_weights=weights.reshape(-1, 4).to(features.dtype),
+        mode="sum",
+    )
+    return sampled.view(p, -1, d)

@@ -21,7 +21,7 @@ from spatialprior.report.verdict import above_chance, method, number
 
 COLOURS = {"before": "#7a7f87", "control": "#d9822b", "corr_only": "#8e6bbf", "after": "#1f6fb2"}
 _MARKERS = {"before": "s", "control": "^", "corr_only": "D", "after": "o"}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -208,7 +208,8 @@ def temporal_robustness(report: Mapping[str, Any]) -> Picture | None:
             axes.plot([d for d, _ in rows], [r for _, r in rows], color=COLOURS[name],
                       marker=_MARKERS[name], ms=4, label=labels[name])  # fmt: skip
         axes.axhline(1, color="#555", lw=0.8)
-        axes.set(xlabel="frame distance Δt", ylabel="PCK(Δt) / PCK(shortest)", ylim=(0, None))
+        axes.set(xlabel="frame distance Δt", ylabel="PCK(Δt) / PCK(shortest)")
+        axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1] / 1.08, 1.0))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure)
         src = encode(figure)
@@ -252,7 +253,7 @@ def _is_curve(name: str) -> bool:
     return name == "loss" or name.startswith("raw/")
 
 
-def training_curves(logs: Mapping[str, Path]) -> Picture | None:
+def training_curves(logs: Mapping[str, Path], labels: Mapping[str, str]) -> Picture | None:
     """Every raw loss term against the step, one panel a term. ``logs``: arm -> ``log.jsonl``."""
     series = {arm: read_log(path) for arm, path in logs.items()}
     names = sorted({n for found in series.values() for n in found if _is_curve(n)})[:9]
@@ -269,7 +270,7 @@ def training_curves(logs: Mapping[str, Path]) -> Picture | None:
                     window = max(1, len(y) // 40)
                     colour = COLOURS.get(arm, "#333")
                     axes.plot(x, y, color=colour, alpha=0.2, lw=0.7)
-                    axes.plot(x, _smooth(y, window), color=colour, label=arm, lw=1.4)
+                    axes.plot(x, _smooth(y, window), color=colour, label=labels[arm], lw=1.4)
             axes.set_title(
                 "total, weighted" if name == "loss" else name.removeprefix("raw/"), fontsize=9
             )

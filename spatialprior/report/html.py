@@ -77,7 +77,9 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
             figures.pck_by_distance(report),
         ),
         pictures=_present(matches_picture(traces, labels), heatmap_picture(traces, labels)),
-        training=_present(figures.training_curves({a: p for a, p in logs.items() if p.is_file()})),
+        training=_present(
+            figures.training_curves({a: p for a, p in logs.items() if p.is_file()}, labels)
+        ),
         probe_rows=_probe_rows(report, labels),
         layer_rows=_layer_rows(report),
         layer_labels=[labels[name] for name in figures.arms_of(report)],
@@ -88,7 +90,7 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         num_replies=len(replies),
         settings=_settings(report),
         cost=_cost(report),
-        export=report.get("export"),
+        export=[(k.replace("_", " "), _shown(v)) for k, v in (report.get("export") or {}).items()],
         is_gasp=any("gasp" in str(p).lower() for p in report.get("priors") or []),
         config_text=json.dumps(report["config"], indent=2) if report.get("config") else "",
         style=Markup(
@@ -191,7 +193,8 @@ def _task_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         rows.append(
             {
-                "task": task + (" · multi-view" if row.get("multi_view") else ""),
+                "task": task,
+                "multi_view": row.get("multi_view"),
                 "score": with_interval(row.get("score"), row.get("ci95")),
                 "others": [
                     with_interval(o.get("score"), o.get("ci95")) if o else "–" for o in others
@@ -210,9 +213,20 @@ def _settings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not arms:
         return []
     arm = arms.get("after") or next(iter(arms.values()))
-    rows = [(SETTING_WORDS.get(k, k), str(v)) for k, v in (arm.get("settings") or {}).items()]
-    unit = {"source": "scene or sequence", "clip": "clip"}.get(arm.get("clustered_by", ""), "–")
-    return [*rows, ("intervals", f"95 %, bootstrap over {unit}s")]
+    rows = [(SETTING_WORDS.get(k, k), _shown(v)) for k, v in (arm.get("settings") or {}).items()]
+    unit = {"source": "scenes or sequences", "clip": "clips"}.get(arm.get("clustered_by", ""))
+    return [*rows, ("intervals", f"95 %, bootstrap over {unit}" if unit else "–")]
+
+
+def _shown(value: Any) -> str:
+    """A setting as a person reads it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return {"l2": "Euclidean (l2)", "linf": "per axis (linf)"}.get(str(value), str(value))
 
 
 def duration(seconds: float | None) -> str:

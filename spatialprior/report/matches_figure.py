@@ -59,23 +59,18 @@ def matches_picture(traces: Mapping[str, Trace], labels: Mapping[str, str]) -> P
         height, width = trace["images"].shape[1:3]
         shift = width * (1 + _GAP)
         for view, left in zip(trace["pair"].tolist(), (0.0, shift), strict=True):
-            axes.imshow(trace["images"][view], extent=(left, left + width, height, 0), alpha=0.8)
+            # Grey and pale, so that colour means one thing only.
+            grey = 90 + trace["images"][view].mean(-1) * (165 / 255)
+            axes.imshow(grey, extent=(left, left + width, height, 0), cmap="gray", vmin=0, vmax=255)
         colours = position_colours(trace["points_a"], width, height)
-        order = np.argsort(trace["correct"])  # right matches on top
-        for i in order.tolist():
-            (xa, ya), (xb, yb), (xt, yt) = (
-                trace[k][i] for k in ("points_a", "points_b", "truth_b")
-            )
+        for i in np.argsort(trace["correct"]).tolist():  # right matches on top
+            (xa, ya), (xb, yb) = trace["points_a"][i], trace["points_b"][i]
             right = bool(trace["correct"][i])
-            axes.plot(
-                [xa, xb + shift], [ya, yb], color=colours[i], lw=0.8, alpha=0.7 if right else 0.22
-            )
-            axes.plot(xa, ya, "o", ms=4.5, color=colours[i], mec="white", mew=0.6)
-            if right:
-                axes.plot(xb + shift, yb, "o", ms=5, color=colours[i], mec="white", mew=0.8)
-            else:
-                axes.plot([xb + shift, xt + shift], [yb, yt], color="black", lw=0.5, alpha=0.5)
-                axes.plot(xb + shift, yb, "X", ms=5.5, color=colours[i], mec="black", mew=0.6)
+            style = {"lw": 1.3, "alpha": 0.9} if right else {"lw": 0.5, "alpha": 0.25}
+            axes.plot([xa, xb + shift], [ya, yb], color=colours[i], **style)
+            axes.plot(xa, ya, "o", ms=5, color=colours[i], mec="white", mew=0.7)
+            mark = {"marker": "o", "ms": 6, "mec": "white"} if right else {"marker": "x", "ms": 5}
+            axes.plot(xb + shift, yb, color=colours[i], ls="", mew=0.8 if right else 1.6, **mark)
         share = f"{int(trace['correct'].sum())} of {len(trace['correct'])} right"
         told.append(f"{labels[arm]}: {share}")
         axes.set_title(
@@ -86,8 +81,8 @@ def matches_picture(traces: Mapping[str, Trace], labels: Mapping[str, str]) -> P
     return Picture(
         encode(figure, "png"),
         "Matches between two frames. " + "; ".join(told) + ".",
-        "One clip, as an example. Colour is the place in the left frame. Discs are right; crosses are wrong, "
-        "a thin black line leads to the true place.",
+        "One clip, as an example. A point's colour is its place in the left frame. In the right frame, discs "
+        "with strong lines are correct matches, crosses with faint lines wrong ones.",
     )
 
 

@@ -9,7 +9,8 @@ out or ``null``, never zero. Numbers that are not finite become ``null``.
 ``priors``            names of the priors; ``seconds``: stage -> s; ``peak_rss_bytes``: int
 ``probe``             ``before``, ``control``, ``after`` (and ``corr_only``): ``ProbeResult.at_layer``
 ``eval``              task -> ``score, chance, blind, n, ci95`` and optionally ``multi_view``,
-                      ``vs_blind`` {``mean``, ``ci95``}; ``eval_control``, ``eval_before``: the same
+                      ``vs_blind`` {``mean``, ``ci95``}; ``eval_control``, ``eval_before``: the same;
+                      ``eval_vs_control``: paired difference {``mean``, ``ci95``} over all questions
 ``export``            ``identical_logits, extra_keys, parameters`` and optionally ``stock_parameters``
 ``replies``           list of {``clip_id, task, question, answer, reply, correct``}
 ``config``            the resolved settings

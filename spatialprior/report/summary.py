@@ -11,7 +11,7 @@ from spatialprior.report.verdict import beats_blind, number, retention, statemen
 
 def summary(report: Mapping[str, Any]) -> str:
     """Verdict, probe and question tables as plain text, at most about 100 columns."""
-    parts = [f"{_SIGN[s.tone]} {s.text}" for s in statements(report)]
+    parts = [f"{_SIGN[s.tone]} {s.lead} {s.text}".rstrip() for s in statements(report)]
     labels = arm_labels(report)
     rows = []
     for name, arm in arms_of(report).items():

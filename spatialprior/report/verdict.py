@@ -11,10 +11,11 @@ Tone = Literal["good", "bad", "neutral"]
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence of the verdict, with its tone."""
+    """One finding: ``lead`` says it, ``text`` holds the numbers behind it (possibly empty)."""
 
     tone: Tone
-    text: str
+    lead: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ def method(report: Mapping[str, Any]) -> str:
 
 
 def retention(arm: Mapping[str, Any]) -> tuple[int, float] | None:
-    """Longest frame distance probed and PCK there over that at the shortest one."""
+    """Longest frame distance and PCK there over that at the shortest; ``None`` near chance."""
     ratios = {int(d): ratio for d, ratio in (arm.get("temporal_robustness") or {}).items()}
-    if len(ratios) < 2 or ratios[max(ratios)] is None:
+    if len(ratios) < 2 or ratios[max(ratios)] is None or not above_chance(arm):
         return None
     return max(ratios), float(ratios[max(ratios)])
 
@@ -101,23 +102,25 @@ def _matching(probe: Mapping[str, Any], name: str) -> list[Statement]:
         return [Statement("neutral", "The probe did not run: nothing is known about matching.")]
     radius = after.get("settings", {}).get("radius_patches", 2)
     found = (
-        f"layer {after['layer']}, chosen on validation clips, finds the true match within "
+        f"Layer {after['layer']}, chosen on validation clips, finds the true match within "
         f"{radius:g} patches for {_pck(after)} of {after['n_anchors']} anchors"
     )
-    floor = f"chance {number(after['chance'])}, same place {number(after['static'])}"
+    floor = f"Chance gives {number(after['chance'])}, the same place {number(after['static'])}."
     if control:
-        rest = (
-            f"the control, trained on the same clips, steps and seed, for {_pck(control)} ({floor})"
-        )
-        if _separate(after, control):
-            return [Statement("good", f"{name} beat the control at matching: {found}; {rest}.")]
-        return [Statement("bad", f"{name} did not beat the control at matching: {found}; {rest}.")]
+        rest = f"the control, trained on the same clips, steps and seed, for {_pck(control)}"
+        won = _separate(after, control)
+        lead = f"{name} {'beat' if won else 'did not beat'} the control at matching."
+        return [Statement("good" if won else "bad", lead, f"{found}; {rest}. {floor}")]
     if before:
-        rest = f"before training {_pck(before)} ({floor}). No control was trained"
-        tone: Tone = "good" if _separate(after, before) else "bad"
-        verb = "raised" if tone == "good" else "did not raise"
-        return [Statement(tone, f"Training with {name} {verb} matching: {found}; {rest}.")]
-    return [Statement("neutral", f"With {name}, {found} ({floor}). Nothing to compare with.")]
+        won = _separate(after, before)
+        lead = f"Training with {name} {'raised' if won else 'did not raise'} matching."
+        rest = f"before training {_pck(before)}. {floor} No control was trained."
+        return [Statement("good" if won else "bad", lead, f"{found}; {rest}")]
+    return [
+        Statement(
+            "neutral", "Matching was measured once.", f"{found}. {floor} Nothing to compare with."
+        )
+    ]
 
 
 def _confidence(probe: Mapping[str, Any]) -> list[Statement]:
@@ -128,77 +131,90 @@ def _confidence(probe: Mapping[str, Any]) -> list[Statement]:
     if rho is None:
         return [Statement("neutral", "Whether confident matches are right could not be computed.")]
     bounds = after["rho_ci95_by_layer"][after["layer"]] if after.get("rho_ci95_by_layer") else None
-    was = ""
+    text = f"Correlation {with_interval(rho, bounds)}"
     if before and before.get("confidence_correlation") is not None:
-        was = f", from {number(before['confidence_correlation'])} before"
-    if rho >= 0.4:
-        words, tone = "Confident matches tend to be right", "good"
-    elif rho > 0.1:
-        words, tone = "Confidence says a little about being right", "neutral"
-    else:
-        words, tone = "Confidence says nothing about being right", "bad"
-    text = f"{words}: correlation {with_interval(rho, bounds)}{was}."
-    return [Statement(tone, text)]  # type: ignore[arg-type]
+        text += f", from {number(before['confidence_correlation'])} before"
+    tone: Tone = "good" if rho >= 0.4 else "neutral" if rho > 0.1 else "bad"
+    lead = {
+        "good": "Confident matches tend to be right.",
+        "neutral": "Confidence says a little about being right.",
+        "bad": "Confidence says nothing about being right.",
+    }[tone]
+    return [Statement(tone, lead, f"{text}.")]
 
 
 def _time(probe: Mapping[str, Any]) -> list[Statement]:
     after = probe.get("after")
-    kept = retention(after) if after else None
-    if not after or kept is None:
+    if not after or len(after.get("by_distance") or {}) < 2:
+        return []
+    if not above_chance(after):
+        lead = "Robustness over time has no meaning here."
+        return [Statement("neutral", lead, "Matching is near chance at every distance.")]
+    kept = retention(after)
+    if kept is None:
         return []
     distance, ratio = kept
     shortest = min(map(int, after["temporal_robustness"]))
-    if not above_chance(after):
-        text = "Robustness over time has no meaning here: matching is at chance level."
-        return [Statement("neutral", text)]
-    tone: Tone = "good" if ratio >= 0.85 else "bad"
-    word = "holds" if tone == "good" else "fades"
-    text = (
-        f"Matching {word} over time: at frame distance {distance} it keeps "
-        f"{number(ratio)} of what it has at distance {shortest}."
-    )
-    return [Statement(tone, text)]
+    holds = ratio >= 0.85
+    text = f"At frame distance {distance} it keeps {number(ratio)} of what it has at distance {shortest}."
+    lead = f"Matching {'holds' if holds else 'fades'} over time."
+    return [Statement("good" if holds else "bad", lead, text)]
 
 
 def _ablation(probe: Mapping[str, Any]) -> list[Statement]:
     after, corr = probe.get("after"), probe.get("corr_only")
     if not after or not corr:
         return []
-    pair = f"{_pck(after)} against {_pck(corr)}"
-    if _separate(after, corr):
-        return [Statement("good", f"The full method beats correspondence alone: {pair}.")]
-    return [Statement("bad", f"The full method does not beat correspondence alone: {pair}.")]
+    won = _separate(after, corr)
+    lead = f"The full method {'beats' if won else 'does not beat'} correspondence alone."
+    text = f"PCK {_pck(after)} against {_pck(corr)}."
+    return [Statement("good" if won else "bad", lead, text)]
 
 
 def _questions(report: Mapping[str, Any]) -> list[Statement]:
     tasks = report.get("eval") or {}
-    judged = {name: beats_blind(row) for name, row in tasks.items()}
-    known = [name for name, verdict in judged.items() if verdict is not None]
+    judged = {task: beats_blind(row) for task, row in tasks.items()}
+    known = [task for task, verdict in judged.items() if verdict is not None]
+    if not tasks:
+        return [Statement("neutral", "No questions were scored.")]
     if not known:
-        return [Statement("neutral", "No questions were scored.")] if not tasks else []
-    won = [name for name in known if judged[name]]
-    text = (
+        return []
+    won = [task for task in known if judged[task]]
+    lead = (
         f"On {len(won)} of {len(known)} question types the exported model beats a lookup of the "
-        f"question's text alone, with an interval that excludes it"
+        "question's text alone."
     )
-    text += f": {', '.join(won)}." if won else "."
-    found = [Statement("good" if won else "bad", text)]
+    text = f"With a 95 % interval that excludes it: {', '.join(won)}." if won else ""
+    found = [Statement("good" if won else "bad", lead, text)]
     control = report.get("eval_control") or {}
-    shared = [name for name in known if name in control]
+    shared = [task for task in known if task in control]
     if shared:
-        here, there = (
-            sum(rows[t]["score"] for t in shared) / len(shared) for rows in (tasks, control)
-        )
-        gap = here - there
-        word = "above" if gap > 0 else "below" if gap < 0 else "from"
         found.append(
-            Statement(
-                "neutral",
-                f"Mean over {len(shared)} question types: {number(here)}, "
-                f"{number(abs(gap))} {word} the control's {number(there)}.",
-            )
+            _against_control(report, _mean(tasks, shared), _mean(control, shared), len(shared))
         )
     return found
+
+
+def _against_control(report: Mapping[str, Any], here: float, there: float, count: int) -> Statement:
+    text = f"Mean score {number(here)} against {number(there)}, over {count} question types"
+    gap = report.get("eval_vs_control") or {}
+    bounds = gap.get("ci95")
+    if not bounds:
+        return Statement(
+            "neutral", "Answers beside the control's:", f"{text}; a gap without an interval."
+        )
+    text += f"; paired difference {with_interval(gap.get('mean'), bounds)}."
+    if bounds[0] > 0:
+        return Statement("good", "It answers better than the control.", text)
+    if bounds[1] < 0:
+        return Statement("bad", "It answers worse than the control.", text)
+    return Statement(
+        "neutral", "Its answers are neither better nor worse than the control's.", text
+    )
+
+
+def _mean(rows: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> float:
+    return float(sum(rows[task]["score"] for task in tasks) / len(tasks))
 
 
 def _export(export: Mapping[str, Any] | None) -> list[Statement]:
@@ -208,12 +224,11 @@ def _export(export: Mapping[str, Any] | None) -> list[Statement]:
     count = len(extra) if isinstance(extra, (list, tuple)) else int(extra or 0)
     same = export.get("identical_logits")
     if same and not count:
-        text = "The export is a stock checkpoint: no extra keys, logits identical to the trained model's."
-        return [Statement("good", text)]
-    what = (
-        "its logits differ from the trained model's" if not same else f"it has {count} extra keys"
-    )
-    return [Statement("bad", f"The export is not a stock checkpoint: {what}.")]
+        text = "No extra keys; logits identical to the trained model's."
+        return [Statement("good", "The export is a stock checkpoint.", text)]
+    faults = [] if same else ["its logits differ from the trained model's"]
+    faults += [f"it has {count} extra keys"] if count else []
+    return [Statement("bad", "The export is not a stock checkpoint:", f"{' and '.join(faults)}.")]
 
 
 def targets(report: Mapping[str, Any]) -> list[Target]:

@@ -60,5 +60,3 @@ def arms_of(config: RunConfig, run_folder: Path) -> list[Arm]:
             priors[prior] = replace(component, settings=changed)
         arms.append(replace(main, name=name, folder=run_folder / name, priors=priors))
     return arms
-
-

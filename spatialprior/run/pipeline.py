@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ from tqdm import tqdm
 
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.core.injector import MissingClipFieldError
+from spatialprior.core.intervals import paired_interval
 from spatialprior.data.dataset import ClipDataset
 from spatialprior.data.stream import ClipStream
 from spatialprior.data.vqa import VqaClips
 from spatialprior.diagnostics.probe import probe
 from spatialprior.diagnostics.result import ProbeResult, select_layer
-from spatialprior.diagnostics.trace import write_trace
-from spatialprior.eval.evaluator import evaluate
-from spatialprior.export import export_model, verify_manifest
+from spatialprior.diagnostics.trace import trace_clip
+from spatialprior.eval.evaluator import evaluate, load_exported
+from spatialprior.export import export_model
 from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import write_report
@@ -39,7 +39,11 @@ from spatialprior.train.tracking import open_tracker
 from spatialprior.train.trainer import Trainer
 
 BEFORE = "before"
-_REDONE = {"probe": ("probe", "trace"), "eval": ("eval",), "export": ("export", "probe", "trace", "eval")}
+_REDONE = {
+    "probe": ("probe", "trace"),
+    "eval": ("eval",),
+    "export": ("export", "probe", "trace", "eval"),
+}
 """Mode -> stages that it does again on a finished run."""
 
 
@@ -84,8 +88,8 @@ class Pipeline:
         base = self._base()
         self._look(BEFORE, base)
         for arm in self.arms:
-            self.stages.run(f"train/{arm.name}", lambda arm=arm: self._train(arm))
-            self.stages.run(f"export/{arm.name}", lambda arm=arm: self._export(arm))
+            self.stages.run(f"train/{arm.name}", partial(self._train, arm))
+            self.stages.run(f"export/{arm.name}", partial(self._export, arm))
             self._look(arm.name, arm.export)
         report = write_report(self._report(), self.folder / "report.json")
         write_html(report, self.folder)
@@ -95,9 +99,10 @@ class Pipeline:
 
     def _look(self, name: str, checkpoint: Path) -> None:
         """Probe a checkpoint on validation and test clips, draw its matches, and score its answers."""
-        for split in ("val", "test"):
-            self.stages.run(f"probe/{name}/{split}", lambda split=split: self._probe(checkpoint, split))
-        self.stages.run(f"trace/{name}", lambda: self._trace(name, checkpoint))
+        if self.config.probe.test_clips:
+            for split in ("val", "test"):
+                self.stages.run(f"probe/{name}/{split}", partial(self._probe, checkpoint, split))
+            self.stages.run(f"trace/{name}", lambda: self._trace(name, checkpoint))
         if self.config.eval is not None:
             self.stages.run(f"eval/{name}", lambda: self._eval(name, checkpoint))
 
@@ -107,11 +112,8 @@ class Pipeline:
 
         def write() -> Any:
             return export_model(
-                SpatialModel(self._load(), {}),
-                folder,
-                self._export_batch(),
-                recipe_hash=self.config.fingerprint(),
-            )
+                SpatialModel(self._load(), {}), folder, recipe_hash=self.config.fingerprint()
+            ).to_dict()
 
         self.stages.run(f"export/{BEFORE}", write)
         return folder
@@ -144,7 +146,7 @@ class Pipeline:
             recipe_hash=self._hash(arm),
         )
         trainer.restore()
-        return export_model(model, arm.export, self._export_batch(), recipe_hash=self._hash(arm))
+        return export_model(model, arm.export, recipe_hash=self._hash(arm)).to_dict()
 
     def _probe(self, checkpoint: Path, split: str) -> dict[str, Any]:
         backbone = self._load(checkpoint)
@@ -155,19 +157,22 @@ class Pipeline:
     def _trace(self, name: str, checkpoint: Path) -> None:
         backbone = self._load(checkpoint)
         layer = self._layer(name)
-        path = self.folder / "pictures" / f"{name}.npz"
-        write_trace(backbone, backbone.encoder(), self._test_clips[0], layer, self.config.probe, path)
-
-    def _eval(self, name: str, checkpoint: Path) -> Any:
-        assert self.config.eval is not None
-        benchmark = self.config.eval.cls(self.config.eval.settings)
-        return evaluate(
-            checkpoint,
-            benchmark,
-            self.config.backbone,
-            self.folder / "replies" / f"{name}.jsonl",
-            device=self.accelerator.device,
+        trace = trace_clip(
+            backbone, backbone.encoder(), self._test_clips[0], layer, self.config.probe
         )
+        trace.save(self.folder / "pictures" / f"{name}.npz")
+
+    def _eval(self, name: str, checkpoint: Path) -> dict[str, Any]:
+        result = evaluate(
+            checkpoint,
+            self._benchmark,
+            backbone=self.config.backbone.cls,
+            settings=self.config.backbone.settings,
+            out=self.folder / "replies" / name,
+            device=self.accelerator.device,
+            label=f"score {name}",
+        )
+        return {"tasks": result.to_dict(), "replies": result.replies, "settings": result.settings}
 
     # --- parts ----------------------------------------------------------------------------
 
@@ -176,8 +181,8 @@ class Pipeline:
         needs_geometry = {*self.config.priors, *(("vqa",) if self.config.vqa.enabled else ())}
         if needs_geometry and not self.config.data.cls.has_geometry:
             raise MissingClipFieldError(
-                f"{', '.join(sorted(needs_geometry))} needs depth and poses, which data={self.config.data.kind} "
-                "does not have; choose data=rooms or data=posed_rgbd"
+                f"{', '.join(sorted(needs_geometry))} needs depth and poses, which "
+                f"data={self.config.data.kind} does not have; choose data=rooms or data=posed_rgbd"
             )
         sources = (self.config.data, self.config.instruction)
         if not any(source.cls.has_questions for source in sources if source) and not needs_geometry:
@@ -188,15 +193,20 @@ class Pipeline:
 
     def _load(self, checkpoint: Path | None = None) -> Any:
         """The recipe's backbone, or an exported checkpoint of it (stock, without adapters)."""
-        component = self.config.backbone
-        settings = component.settings
+        component, device = self.config.backbone, self.accelerator.device
         if checkpoint is not None:
-            verify_manifest(checkpoint)
-            settings = component.cls.Config(
-                path=str(checkpoint), attention=settings.attention, dtype=settings.dtype,
-                max_pixels=settings.max_pixels,
-            )  # fmt: skip
-        return component.cls.load(settings).to(self.accelerator.device)
+            return load_exported(checkpoint, component.cls, component.settings, device)
+        return component.cls.load(component.settings).to(device)
+
+    @cached_property
+    def _benchmark(self) -> Any:
+        """Scored on the data's own questions, or on the instruction data's where it has none."""
+        config = self.config
+        assert config.eval is not None
+        source = config.data if config.data.cls.has_questions else config.instruction
+        if source is None:
+            raise RunError(f"data={config.data.kind} has no questions to score; add eval=null")
+        return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
 
     def _build(self, arm: Arm) -> SpatialModel:
         """Backbone and priors of an arm, initialised from the run's seed."""
@@ -216,7 +226,9 @@ class Pipeline:
         instruction = config.instruction
         return ClipStream(
             geometry,
-            instruction.cls(instruction.settings).split("train", config.seed) if instruction else None,
+            instruction.cls(instruction.settings).split("train", config.seed)
+            if instruction
+            else None,
             config.trainer.clips_per_step,
             config.trainer.instruction_share if instruction else 0.0,
         )
@@ -233,10 +245,6 @@ class Pipeline:
     @cached_property
     def _test_clips(self) -> list[MultiViewClip]:
         return _first(self._split("test"), self.config.probe.test_clips)
-
-    def _export_batch(self) -> Sequence[MultiViewClip]:
-        """Clips on which an export is compared with the model in memory."""
-        return [self._split("val").clip(index) for index in range(2)]
 
     def _hash(self, arm: Arm) -> str:
         """Identifies what is trained, apart from hardware and from how it is looked at."""
@@ -284,11 +292,14 @@ class Pipeline:
             "seconds": {**seconds, "total": sum(seconds.values())},
             "peak_rss_bytes": self.stages.peak_rss_bytes(),
             "probe": {
-                name: self._probe_result(name, "test").at_layer(self._layer(name)) for name in names
+                name: self._probe_result(name, "test").at_layer(self._layer(name))
+                for name in names
+                if config.probe.test_clips
             },
             "eval": scores.get(MAIN, {}).get("tasks", {}),
             "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
             "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
+            "eval_vs_control": _paired(scores.get(MAIN), scores.get(CONTROL)),
             "export": self._result(f"export/{MAIN}"),
             "replies": scores.get(MAIN, {}).get("replies", []),
             "config": config.to_dict(),
@@ -297,3 +308,17 @@ class Pipeline:
 
 def _first(clips: ClipDataset, count: int) -> list[MultiViewClip]:
     return [clips.clip(index).with_questions(()) for index in range(count)]
+
+
+def _paired(arm: Any, control: Any) -> dict[str, Any] | None:
+    """Difference of two arms on the same questions, clustered by scene."""
+    if not arm or not control:
+        return None
+    other = {row["id"]: row["score"] for row in control["replies"]}
+    rows = [row for row in arm["replies"] if row["id"] in other]
+    gap = paired_interval(
+        [row["score"] for row in rows],
+        [other[row["id"]] for row in rows],
+        [row["source_id"] for row in rows],
+    )
+    return {"mean": gap.mean, "ci95": gap.bounds, "n": gap.n, "clusters": gap.num_clusters}

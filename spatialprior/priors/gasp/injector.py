@@ -21,9 +21,10 @@ from spatialprior.core.sites import Taps, residual_out, resolve_layers
 from spatialprior.core.terms import LossTerm
 from spatialprior.geometry.matching import Tolerance
 from spatialprior.objectives.contrast import info_nce
-from spatialprior.objectives.depth import depth_consistency
+from spatialprior.objectives.depth import depth_consistency, expected_depth
 from spatialprior.objectives.sampling import bilinear_sample
-from spatialprior.priors.gasp.head import CorrespondenceHead
+from spatialprior.objectives.soft_match import soft_match
+from spatialprior.priors.gasp.head import CorrespondenceHead, to_unit
 from spatialprior.priors.gasp.targets import MatchTargets, match_targets
 
 
@@ -115,17 +116,27 @@ class Gasp(PriorInjector):
     def counts(self, context: MatchTargets | None) -> dict[str, float]:
         """Each visible anchor counts once a layer, so the weights do not depend on the number of layers."""
         corr = 0 if context is None else context.num_valid
-        depth = 0 if context is None else int(context.depth_scored.sum())
-        return {"corr": float(corr * len(self.layers)), "depth": float(depth * len(self.layers))}
+        counts = {"corr": float(corr * len(self.layers))}
+        if self.config.depth_weight:
+            depth = 0 if context is None else int(context.depth_scored.sum())
+            counts["depth"] = float(depth * len(self.layers))
+        return counts
 
     def losses(self, taps: Taps, context: MatchTargets | None) -> list[LossTerm]:
         config = self.config
         counts = self.counts(context)
         if context is None or context.num_valid == 0:
             parts = [*self.parameters(), *(taps[residual_out(layer)] for layer in self.layers)]
-            corr = depth = torch.stack([part.float().sum() * 0.0 for part in parts]).sum()
+            # The sum of nothing: zero and connected, whatever the values (0 * inf would be NaN).
+            corr = depth = torch.stack([part.flatten()[:0].sum().float() for part in parts]).sum()
         else:
-            sums = [self._layer_losses(layer, taps[residual_out(layer)], context) for layer in self.layers]
+            # Similarities over a small temperature need the full precision of float32.
+            device = taps[residual_out(self.layers[0])].device.type
+            with torch.autocast(device, enabled=False):
+                sums = [
+                    self._layer_losses(layer, taps[residual_out(layer)], context)
+                    for layer in self.layers
+                ]
             corr, depth = (torch.stack(column).sum() for column in zip(*sums, strict=True))
         terms = [LossTerm("corr", corr, counts["corr"], config.corr_weight)]
         if config.depth_weight:
@@ -137,57 +148,72 @@ class Gasp(PriorInjector):
 
     # --- one layer ------------------------------------------------------------------------
 
-    def _layer_losses(self, layer: int, hidden: Tensor, targets: MatchTargets) -> tuple[Tensor, Tensor]:
-        embeddings = self.heads[str(layer)](targets.layout.gather(hidden))
+    def _layer_losses(
+        self, layer: int, hidden: Tensor, targets: MatchTargets
+    ) -> tuple[Tensor, Tensor]:
+        # Padding reads position 0, a finite state like any other, and takes no part later on.
+        tokens = hidden.flatten(0, 1).index_select(0, targets.token_rows(hidden.shape[1]))
+        embeddings = self.heads[str(layer)](tokens.view(*targets.layout.index.shape, -1))
         pairs = len(targets.clip)
         step = self.config.chunk_pairs or pairs
         total_corr = total_depth = embeddings.new_zeros(())
         for start in range(0, pairs, step):
             chunk = slice(start, start + step)
             if self.config.recompute:
-                corr, depth = checkpoint(self._pair_losses, embeddings, targets, chunk, use_reentrant=False)
+                corr, depth = checkpoint(
+                    self._pair_losses, embeddings, targets, chunk, use_reentrant=False
+                )
             else:
                 corr, depth = self._pair_losses(embeddings, targets, chunk)
             total_corr, total_depth = total_corr + corr, total_depth + depth
         return total_corr, total_depth
 
-    def _pair_losses(self, embeddings: Tensor, targets: MatchTargets, chunk: slice) -> tuple[Tensor, Tensor]:
+    def _pair_losses(
+        self, embeddings: Tensor, targets: MatchTargets, chunk: slice
+    ) -> tuple[Tensor, Tensor]:
         """Both losses of some frame pairs; the ``P A N`` similarity map lives only in here."""
         clip, a, b = targets.clip[chunk], targets.view_a[chunk], targets.view_b[chunk]
-        anchors = bilinear_sample(embeddings[clip, a], targets.cells_a[chunk], targets.weights_a[chunk])
-        anchors = nn.functional.normalize(anchors, dim=-1)
-        candidates = embeddings[clip, b]
         valid, seen = targets.valid[chunk], targets.layout.valid[clip, b]
-        similarity = anchors @ candidates.transpose(1, 2) / self.config.temperature
-        similarity = similarity.masked_fill(~seen.unsqueeze(1), float("-inf"))
-        log_match = similarity.log_softmax(-1)
+        _, num_views, num_tokens, width = embeddings.shape
+        frame_a, frame_b = clip * num_views + a, clip * num_views + b
+        # Anchors are read from one table of all tokens, so that no frame is laid out once per pair.
+        rows = targets.cells_a[chunk] + (frame_a * num_tokens).view(-1, 1, 1)
+        table, weights = embeddings.view(1, -1, width), targets.weights_a[chunk]
+        sampled = bilinear_sample(table, rows.view(1, -1, 4), weights.reshape(1, -1, 4))
+        anchors = to_unit(sampled.view(*valid.shape, width), 1.0) / self.config.temperature
+        of_b = embeddings.flatten(0, 1).index_select(0, frame_b)
+
+        values = targets.depth_values.flatten(0, 1).index_select(0, frame_b)
+        if not self.config.depth_weight:
+            values = values[..., :0]
+        match, normaliser, means = soft_match(
+            anchors,
+            of_b,
+            targets.cells_b[chunk],
+            targets.weights_b[chunk],
+            values,
+            ~seen if targets.padded else None,
+        )
         if self.config.negatives == "all_other_frames":
-            log_prob = self._against_all_frames(anchors, similarity, embeddings, targets, chunk)
-        else:
-            log_prob = log_match
-        corr = info_nce(log_prob, targets.cells_b[chunk], targets.weights_b[chunk], valid)
+            normaliser = self._over_all_frames(anchors, embeddings, targets, chunk)
+        corr = info_nce(match, normaliser, valid)
         if not self.config.depth_weight:
             return corr, corr.new_zeros(())
-        depth = depth_consistency(
-            log_match.exp(),
-            targets.token_depth[clip, b],
-            targets.token_depth_valid[clip, b],
-            targets.depth[chunk],
-            targets.depth_scored[chunk],
-        )
-        return corr, depth
+        expected = expected_depth(means)
+        return corr, depth_consistency(expected, targets.depth[chunk], targets.depth_scored[chunk])
 
-    def _against_all_frames(
-        self, anchors: Tensor, similarity: Tensor, embeddings: Tensor, targets: MatchTargets, chunk: slice
+    def _over_all_frames(
+        self, anchors: Tensor, embeddings: Tensor, targets: MatchTargets, chunk: slice
     ) -> Tensor:
-        """Log-probability of the target frame's patches among the patches of every frame but the anchor's."""
+        """Log-normaliser ``P A`` over the patches of every frame but the anchor's."""
         clip, a = targets.clip[chunk], targets.view_a[chunk]
         every = embeddings[clip].flatten(1, 2)
-        view = torch.arange(embeddings.shape[1], device=every.device).repeat_interleave(embeddings.shape[2])
+        view = torch.arange(embeddings.shape[1], device=every.device).repeat_interleave(
+            embeddings.shape[2]
+        )
         seen = targets.layout.valid[clip].flatten(1) & (view != a.unsqueeze(1))
-        others = anchors @ every.transpose(1, 2) / self.config.temperature
-        others = others.masked_fill(~seen.unsqueeze(1), float("-inf"))
-        return similarity - others.logsumexp(-1, keepdim=True)
+        similarity = anchors @ every.transpose(1, 2)
+        return similarity.masked_fill(~seen.unsqueeze(1), float("-inf")).logsumexp(-1)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,7 +19,10 @@ from spatialprior.geometry.matching import (
     match,
     sample_depth,
 )
+from spatialprior.objectives.depth import depth_values
 from spatialprior.objectives.sampling import bilinear_cells
+
+_LOOKED_AT = 2  # candidates for each anchor to keep: enough where half of a view is shared
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class MatchTargets:
 
     Attributes:
         layout: The batch's token map.
+        padded: Whether some frame has fewer than N tokens.
         clip, view_a, view_b: ``P`` long.
         cells_a, weights_a: ``P A 4``, bilinear address of the anchor among the tokens of frame a.
         cells_b, weights_b: ``P A 4``, bilinear address of the true match among the tokens of frame b.
@@ -37,6 +42,7 @@ class MatchTargets:
     """
 
     layout: TokenMap
+    padded: bool
     clip: Tensor
     view_a: Tensor
     view_b: Tensor
@@ -53,29 +59,41 @@ class MatchTargets:
     def num_valid(self) -> int:
         return int(self.valid.sum())
 
-    @property
+    @cached_property
     def depth_scored(self) -> Tensor:
         """``P A`` bool: visible matches in frames where some token's depth is known."""
         return self.valid & self.token_depth_valid[self.clip, self.view_b].any(-1, keepdim=True)
+
+    @cached_property
+    def depth_values(self) -> Tensor:
+        """``B V N 2``, what the matching distribution averages to expect a depth."""
+        return depth_values(self.token_depth, self.token_depth_valid)
+
+    def token_rows(self, length: int) -> Tensor:
+        """``B*V*N`` long, each token's row in a ``B*length`` table of sequence positions."""
+        index = self.layout.index
+        start = torch.arange(len(index), device=index.device) * length
+        return (index + start.view(-1, 1, 1)).flatten()
 
 
 @torch.no_grad()
 def match_targets(
     batch: ClipBatch, *, grids: list[int], pairs: str, max_anchors: int, tolerance: Tolerance
 ) -> MatchTargets | None:
-    """Targets of a batch, or ``None`` when none of its clips carries geometry.
+    """Targets of a batch, or ``None`` when none of its clips carries geometry (others are passed over).
 
     Args:
         batch: Encoded clips.
         grids: Sides of the anchor grids, e.g. ``[8, 24]`` for the paper's coarse and fine ones.
         pairs: ``all`` ordered pairs of views, or ``anchor``: the first view against each other one.
-        max_anchors: Keep at most this many anchors a pair, drawn afresh each step among the visible ones
-            (0 keeps all).
+        max_anchors: Keep at most this many visible anchors a pair, drawn afresh each step (0 keeps all). Only
+            a few times as many are looked at: the cost grows with ``max_anchors``, not with the grids.
         tolerance: Occlusion test.
     """
     by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for b, source in enumerate(batch.clips):
-        if source.has_geometry and source.num_views > 1:
+        complete = source.has_geometry and source.depth_valid is not None
+        if complete and source.num_views > 1:
             by_size[source.image_size].append(b)
     if not by_size:
         return None
@@ -96,11 +114,12 @@ def match_targets(
         layout.to_patch_units(clip, view_b, points_b), layout.grid[clip, view_b]
     )
     device = batch.labels.device
-    tensors = (
+    tensors = [
         clip, view_a, view_b, cells_a, weights_a, cells_b, weights_b, depth, valid,
         token_depth, token_depth_valid & layout.valid,
-    )  # fmt: skip
-    return MatchTargets(batch.token_map, *(t.to(device) for t in tensors))
+    ]  # fmt: skip
+    padded = not bool(layout.valid.all())
+    return MatchTargets(batch.token_map, padded, *(t.to(device) for t in tensors))
 
 
 def _group(
@@ -126,6 +145,8 @@ def _group(
         offset += clip.num_views
     height, width = clips[0].image_size
     anchors = torch.cat([grid_points(side, side, height, width) for side in grids])
+    if 0 < _LOOKED_AT * max_anchors < len(anchors):
+        anchors = anchors[torch.randperm(len(anchors))[: _LOOKED_AT * max_anchors]]
     found = match(
         anchors, torch.cat(rows), depth, valid, intrinsics, world_to_cam, tolerance=tolerance
     )
@@ -158,11 +179,15 @@ def _draw(visible: Tensor, count: int) -> Tensor:
 def _fill_token_depth(
     batch: ClipBatch, members: list[int], layout: TokenMap, depth: Tensor, known: Tensor
 ) -> None:
-    centers = layout.centers()
-    for b in members:
-        clip = batch.clips[b]
-        assert clip.depth is not None
-        views = slice(0, clip.num_views)
-        depth[b, views], known[b, views], _ = sample_depth(
-            clip.depth.float(), clip.depth_valid, centers[b, views]
-        )
+    """Depth at the token centres of clips that share an image size, in one call."""
+    clips = [batch.clips[b] for b in members]
+    view = torch.cat([torch.arange(clip.num_views) for clip in clips])
+    owner = torch.cat(
+        [torch.full((clip.num_views,), b) for b, clip in zip(members, clips, strict=True)]
+    )
+    maps, valid = (
+        torch.cat([getattr(clip, name) for clip in clips]) for name in ("depth", "depth_valid")
+    )
+    depth[owner, view], known[owner, view], _ = sample_depth(
+        maps.float(), valid, layout.centers()[owner, view]
+    )

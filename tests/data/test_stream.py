@@ -1,0 +1,82 @@
+"""The order of clips is a function of the step alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spatialprior.data.stream import ClipStream, step_batches
+from spatialprior.testing import plane_clip, tiny_backbone
+
+ENCODER = tiny_backbone().encoder()
+
+
+class Named:
+    def __init__(self, name):
+        self.name = name
+
+    def __len__(self):
+        return 5
+
+    def clip(self, index):
+        return plane_clip(f"{self.name}{index}", num_views=1)
+
+
+class NameOnly(Named):
+    def clip(self, index):
+        return f"{self.name}{index}"
+
+
+STREAM = ClipStream(Named("g"), Named("i"), clips_per_step=4, instruction_share=0.25)
+
+
+def order(**options):
+    batches = step_batches(
+        STREAM, ENCODER, **{"first_step": 0, "steps": 3, "micro_batch": 4, **options}
+    )
+    return [[name for batch in step for name in batch.clip_ids] for step in batches]
+
+
+WANTED = [["g0", "g1", "g2", "i0"], ["g3", "g4", "g5", "i1"], ["g6", "g7", "g8", "i2"]]
+
+
+def test_order_without_options():
+    assert order() == WANTED
+
+
+@pytest.mark.parametrize(
+    "options", [{"micro_batch": 1}, {"micro_batch": 3}, {"num_workers": 2, "micro_batch": 2}]
+)
+def test_micro_batches_and_workers_do_not_matter(options):
+    assert order(**options) == WANTED
+
+
+def test_a_later_start_sees_what_it_would_have_seen():
+    assert order(first_step=1) == WANTED[1:]
+    assert order(first_step=3) == []
+
+
+def test_ranks_share_each_step():
+    ranks = [order(rank=rank, ranks=2, micro_batch=1) for rank in range(2)]
+    for step, wanted in enumerate(WANTED):
+        assert sorted(ranks[0][step] + ranks[1][step]) == sorted(wanted)
+        assert len(ranks[0][step]) == len(ranks[1][step]) == 2
+    with pytest.raises(ValueError, match="clips_per_step=4 does not divide among 3"):
+        order(ranks=3)
+
+
+@given(st.floats(0.01, 0.99), st.integers(1, 300))
+def test_interleaving_skips_and_repeats_nothing(share, total):
+    stream = ClipStream(NameOnly("g"), NameOnly("i"), 4, share)
+    names = [stream.clip(position) for position in range(total)]
+    instruction = [name for name in names if name[0] == "i"]
+    geometry = [name for name in names if name[0] == "g"]
+    assert instruction == [f"i{k}" for k in range(len(instruction))]
+    assert geometry == [f"g{k}" for k in range(len(geometry))]
+    assert abs(len(instruction) - share * total) <= 1
+
+
+def test_without_instruction_data_all_is_geometry():
+    assert ClipStream(NameOnly("g"), None, 4, 0.5).clip(7) == "g7"
+    assert ClipStream(NameOnly("g"), NameOnly("i"), 4, 0.0).clip(7) == "g7"

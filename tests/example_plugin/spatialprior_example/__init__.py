@@ -1,0 +1,1 @@
+"""An example plug-in: one new spatial prior outside of spatialprior."""

@@ -1,0 +1,161 @@
+"""Exported folders: stock, identical, complete, and honest about later changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spatialprior.backbones.lora import LoraOptions
+from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
+from spatialprior.core.injector import ExportMode, Needs, PriorInjector
+from spatialprior.core.sites import residual_out
+from spatialprior.export import MANIFEST, ExportError, export_model, load_export, verify_manifest
+from spatialprior.model import SpatialModel
+
+
+class Head(PriorInjector):
+    """A prior with weights of its own, as GASP's heads."""
+
+    @dataclass
+    class Config:
+        pass
+
+    def needs(self, num_layers: int) -> Needs:
+        return Needs(taps=(residual_out(0),))
+
+    def attach(self, backbone: Any) -> None:
+        self.proj = torch.nn.Linear(backbone.hidden_size, 4)
+
+
+class Keeper(Head):
+    export_mode = ExportMode.KEEP
+
+
+def make(nano_folder: Path, lora: LoraOptions | None = None, prior: type = Head) -> SpatialModel:
+    torch.manual_seed(3)
+    backbone = Qwen2_5VL.load(Qwen2_5VL.Config(path=str(nano_folder), lora=lora))
+    with torch.no_grad():  # weights that no folder holds yet
+        for name, p in backbone.named_parameters():
+            if "q_proj" in name or "lora_B" in name:
+                p.add_(0.05 * torch.randn_like(p))
+    return SpatialModel(backbone, {"head": prior(prior.Config())})
+
+
+@pytest.fixture(scope="module")
+def exported(nano_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "export"
+    export_model(make(nano_folder), folder, recipe_hash="abc123")
+    return folder
+
+
+def test_export_is_stock_and_leaves_the_model_alone(nano_folder: Path, tmp_path: Path) -> None:
+    model = make(nano_folder)
+    model.train()
+    model.priors["head"].eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    rng = torch.get_rng_state()
+    report = export_model(model, tmp_path / "export", recipe_hash="abc123")
+    assert report.is_stock
+    assert report.identical_logits and report.max_difference == 0
+    assert report.adapter_difference is None
+    assert report.parameters == sum(p.numel() for p in model.backbone.parameters())
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), rng)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], t) for name, t in before.items())
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    json.dumps(report.to_dict())
+
+    manifest = verify_manifest(tmp_path / "export")
+    assert manifest["recipe_hash"] == "abc123"
+    assert manifest["priors"] == {"head": {"kind": "Head", "export": "discard"}}
+    hf, processor = load_export(tmp_path / "export")
+    assert torch.equal(
+        hf.get_parameter("model.language_model.layers.0.self_attn.q_proj.weight"),
+        model.backbone.hf.get_parameter("model.language_model.layers.0.self_attn.q_proj.weight"),
+    )
+    assert not any("head" in name for name, _ in hf.named_parameters() if "lm_head" not in name)
+    assert processor.tokenizer.eos_token == "<|im_end|>"
+
+
+def test_lora_is_merged(nano_folder: Path, tmp_path: Path) -> None:
+    model = make(nano_folder, lora=LoraOptions(rank=4, alpha=8, dropout=0.1))
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    report = export_model(model, tmp_path / "export", recipe_hash="x")
+    assert report.is_stock
+    assert report.adapter_difference is not None and report.adapter_difference < 1e-3
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    # The merged update is really there: the export is not the folder that was loaded.
+    old = load_file(nano_folder / "model.safetensors")
+    new = load_file(tmp_path / "export" / "model.safetensors")
+    assert old.keys() == new.keys()
+    key = next(key for key in old if key.endswith("layers.0.mlp.up_proj.weight"))
+    assert not torch.equal(old[key], new[key])
+
+
+def test_replaces_an_export_but_nothing_else(
+    nano_folder: Path, exported: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "export"
+    shutil.copytree(exported, target)
+    (target / "stray.txt").write_text("from an older version")
+    export_model(make(nano_folder), target, recipe_hash="second")
+    assert verify_manifest(target)["recipe_hash"] == "second"
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("x")
+    with pytest.raises(ExportError, match="is not an export"):
+        export_model(make(nano_folder), other, recipe_hash="x")
+    assert (other / "chapter.tex").exists()
+
+
+def test_keep_mode_is_refused_by_name(nano_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prior 'head' needs KEEP export.*not available yet"):
+        export_model(make(nano_folder, prior=Keeper), tmp_path / "export", recipe_hash="x")
+    assert not list(tmp_path.iterdir())
+
+
+def change_weights(folder: Path, edit: Any) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+NORM = "model.norm.weight"  # as on disk, the family's published names
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / MANIFEST).unlink(), "is not an export of spatialprior"),
+        (lambda f: (f / MANIFEST).write_text("{"), "is not JSON"),
+        (lambda f: (f / MANIFEST).write_text("{}"), "lacks schema_version"),
+        (lambda f: (f / "config.json").unlink(), "file config.json is missing"),
+        (lambda f: (f / "extra.bin").write_bytes(b"x"), "file extra.bin is not in the manifest"),
+        (lambda f: (f / "config.json").write_text("{}"), "file config.json is changed"),
+        (lambda f: change_weights(f, lambda t: t[NORM].add_(1)), f"tensor {NORM} is changed"),
+        (lambda f: change_weights(f, lambda t: t.pop(NORM)), f"tensor {NORM} is missing"),
+        (
+            lambda f: change_weights(f, lambda t: t.update(extra=torch.zeros(1))),
+            "tensor extra is not in the manifest",
+        ),
+        (lambda f: (f / "model.safetensors").write_bytes(b"broken"), "cannot be read"),
+    ],
+)
+def test_damage_is_named(exported: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(exported, folder)
+    damage(folder)
+    with pytest.raises(ExportError, match=message) as caught:
+        load_export(folder)
+    assert "\n" not in str(caught.value)
