@@ -1,25 +1,18 @@
 """Ground-truth matches: anchors first, against projecting every pixel and sampling afterwards.
 
 Both get the same 8 frames of 294x518 and hand back 512 anchors of frame 0 with their places and visibility in
-the 7 other frames. Repeats alternate between the two, so that a busy machine slows both; the ratio is taken
-within each pair of neighbours. One thread by default, as in a loader worker: with more threads than idle cores
-both sides measure OpenMP's barriers.
+the 7 other frames. One thread by default, as in a loader worker: with more threads than idle cores both sides
+measure OpenMP's barriers.
 
-    python benchmarks/matches.py [--repeats 15] [--threads 1] [--out matches.json]
+    python benchmarks/matches.py [--rounds 40] [--threads 1] [--out benchmarks/results/matches.json]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
+import sys
 
 import numpy as np
+import paired
 import torch
 from torch import Tensor
 
@@ -79,66 +72,29 @@ def pixels_first(depth: Tensor, intrinsics: Tensor, poses: Tensor, points: Tenso
     return seen[:, chosen]
 
 
-def seconds(work: Callable[..., Tensor], *args: Tensor) -> float:
-    start = time.perf_counter()
-    work(*args)
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+def main() -> int:
+    args = paired.parser(__doc__, rounds=40).parse_args()
     torch.set_num_threads(args.threads)
     depth, intrinsics, poses = scene()
     rng = np.random.default_rng(0)
-    points = (
-        torch.from_numpy(rng.uniform((0, 0), (WIDTH, HEIGHT), (ANCHORS, 2))).float().floor() + 0.5
-    )
+    places = rng.uniform((0, 0), (WIDTH, HEIGHT), (ANCHORS, 2))
+    points = torch.from_numpy(places).float().floor() + 0.5
     inputs = (depth, intrinsics, poses, points)
-    ours, theirs = anchors_first(*inputs), pixels_first(*inputs)  # also warms up
-    agreement = (ours == theirs).float().mean().item()
-
-    times = [
-        (seconds(anchors_first, *inputs), seconds(pixels_first, *inputs))
-        for _ in range(args.repeats)
-    ]
-    first, every = np.array(times).T
-    ratio = every / first
-    low, median, high = np.quantile(ratio, [0.1, 0.5, 0.9])
-    report = {
+    timings = paired.interleave(
+        {"anchors": lambda: anchors_first(*inputs), "pixels": lambda: pixels_first(*inputs)},
+        args.rounds,
+    )
+    agreement = (anchors_first(*inputs) == pixels_first(*inputs)).float().mean().item()
+    setting = {
         "frames": VIEWS,
         "height": HEIGHT,
         "width": WIDTH,
         "anchors": ANCHORS,
-        "repeats": args.repeats,
-        "threads": args.threads,
-        "anchors_first_ms": {
-            "median": float(np.median(first) * 1e3),
-            "min": float(first.min() * 1e3),
-        },
-        "pixels_first_ms": {
-            "median": float(np.median(every) * 1e3),
-            "min": float(every.min() * 1e3),
-        },
-        "ratio": {"median": float(median), "p10": float(low), "p90": float(high)},
         "same_visibility": agreement,
-        "target_ratio": 20,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
-    text = json.dumps(report, indent=2)
-    if args.out is not None:
-        partial = args.out.with_name(f"{args.out.name}.{os.getpid()}.tmp")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, args.out)
-    print(text)
-    if not math.isfinite(median) or median < report["target_ratio"]:  # type: ignore[operator]
-        raise SystemExit(f"anchors first is only {median:.1f}x as fast; the target is 20x")
+    cases = {"every pixel / anchors first": timings.case("pixels", "anchors", (">=", 20))}
+    return paired.finish("matches", args, cases, setting)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

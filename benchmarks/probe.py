@@ -45,7 +45,7 @@ def main() -> int:
     with inference(backbone):
         timings = paired.interleave(
             {
-                "probe": lambda: score_batch(backbone, encoded, clips, config),  # type: ignore[arg-type]
+                "probe": lambda: score_batch(backbone, encoded, clips, config),
                 "forward": lambda: backbone(batch),
             },
             args.rounds,

@@ -49,6 +49,8 @@ class Oracle:
         return int(np.bincount(self.cell(view, row, col)[0].ravel()).argmax())
 
     def pixels(self, view, colour):
+        if colour not in self.room.colours:  # questions may ask for a colour that is not there
+            return np.empty((0, 2), dtype=int)
         return np.argwhere(self.masks[view] == self.room.colours.index(colour))
 
     def center(self, colour):
@@ -110,6 +112,13 @@ class Oracle:
                 return min(first, key=first.get)
             case "visible_in":
                 return "yes" if len(self.pixels(views[0], named[0])) else "no"
+            case "sole_view":
+                shows = [bool(len(self.pixels(v, named[0]))) for v in range(3)]
+                assert sum(shows) == 1
+                return ("first", "second", "third")[shows.index(True)]
+            case "view_count":
+                count = sum(bool(len(self.pixels(v, named[0]))) for v in range(3))
+                return ("one", "two", "three")[count - 1]
             case "same_point":
                 x, y = self.look(views[0], *cells[0], views[1])
                 return (

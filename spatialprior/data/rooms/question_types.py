@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spatialprior.core.clip import Question
 from spatialprior.data.rooms.observed import GRID, Observed, cell_name, pick
@@ -26,11 +27,17 @@ QuestionType = Callable[[Observed, Rng], Question | None]
 
 COLOURS = tuple(OBJECT_COLOURS)
 COUNTS = {3: "three", 4: "four", 5: "five", 6: "six"}
+VIEW_COUNTS = ("one", "two", "three", "four")
 YES_NO = ("yes", "no")
 ORDINALS = ("first", "second", "third", "fourth")
 
 _COUNT_KEEP = {3: 1.0, 4: 0.33, 5: 0.48, 6: 0.58}
 """Share of clips asked, by object count: inverse to how often default clips show it (measured)."""
+
+_VIEW_COUNT_KEEP = {1: 1.0, 2: 0.73, 3: 0.19}
+"""Share of objects asked, by the number of views that show them: likewise."""
+
+_GOLDEN = 0.618033988749895  # spreads one draw evenly over several objects
 
 
 def color_at(seen: Observed, rng: Rng) -> Question | None:
@@ -150,24 +157,46 @@ def appearance_order(seen: Observed, rng: Rng) -> Question | None:
 
 
 def visible_in(seen: Observed, rng: Rng) -> Question | None:
-    """Whether a view shows an object that some view shows (as often yes as no)."""
-    ever = seen.seen.any(axis=0)
-    both = ever & (~seen.seen & ~seen.unclear).any(axis=0)
-    candidates = np.flatnonzero(both)
-    if not len(candidates):
-        return None
-    thing = int(candidates[pick(rng, candidates)])
+    """Whether a view shows a thing of a colour (as often yes as no; any colour may be asked)."""
+    shown = _by_colour(seen, seen.seen)
+    hidden = ~_by_colour(seen, seen.seen | seen.unclear)
     wanted = rng.random() < 0.5
-    views = np.flatnonzero(
-        seen.seen[:, thing] if wanted else ~seen.seen[:, thing] & ~seen.unclear[:, thing]
-    )
-    view = int(views[pick(rng, views)])
-    return Question(
-        "visible_in",
-        f"image {view + 1} {_name(seen, thing)} seen?",
-        YES_NO[0 if wanted else 1],
-        YES_NO,
-    )
+    places = np.argwhere(shown if wanted else hidden)
+    if not len(places):
+        return None
+    view, colour = places[pick(rng, places)].tolist()
+    text = f"image {view + 1} {COLOURS[colour]} seen?"
+    return Question("visible_in", text, YES_NO[0 if wanted else 1], YES_NO)
+
+
+def sole_view(seen: Observed, rng: Rng) -> Question | None:
+    """Which image is the only one that shows an object."""
+    if seen.num_views > len(ORDINALS):
+        return None
+    found = np.flatnonzero((seen.seen.sum(axis=0) == 1) & ~seen.unclear.any(axis=0))
+    if not len(found):
+        return None
+    thing = int(found[pick(rng, found)])
+    options = ORDINALS[: seen.num_views]
+    answer = options[int(seen.seen[:, thing].argmax())]
+    return Question("sole_view", f"only image of {_name(seen, thing)}?", answer, options)
+
+
+def view_count(seen: Observed, rng: Rng) -> Question | None:
+    """How many of the images show an object."""
+    if seen.num_views > len(VIEW_COUNTS):
+        return None
+    times = np.where(seen.unclear.any(axis=0), 0, seen.seen.sum(axis=0))
+    # One draw per object and views, so that asking again does not wear the selection out.
+    luck = (seen.luck + _GOLDEN * np.arange(len(times))) % 1
+    keep = np.array([_VIEW_COUNT_KEEP.get(int(n), 0.0) for n in times])
+    found = np.flatnonzero(luck < keep)
+    if not len(found):
+        return None
+    thing = int(found[pick(rng, found)])
+    text = f"{_name(seen, thing)} seen in count images?"
+    options = VIEW_COUNTS[: seen.num_views]
+    return Question("view_count", text, options[times[thing] - 1], options)
 
 
 def same_point(seen: Observed, rng: Rng) -> Question | None:
@@ -232,7 +261,7 @@ def relative_distance(seen: Observed, rng: Rng) -> Question | None:
 
 
 SINGLE_VIEW: dict[str, QuestionType] = {
-    f.__name__: f for f in (color_at, kind_at, relative_depth, spatial_relation)
+    f.__name__: f for f in (color_at, kind_at, relative_depth, spatial_relation, visible_in)
 }
 """Answerable from one of the views."""
 
@@ -242,20 +271,29 @@ MULTI_VIEW: dict[str, QuestionType] = {
         camera_motion,
         object_count,
         appearance_order,
-        visible_in,
+        sole_view,
+        view_count,
         same_point,
         correspondence,
         relative_direction,
         relative_distance,
     )
 }
-"""Need more than one view (``visible_in`` and the relative ones: often)."""
+"""Need more than one view (the relative ones: often)."""
 
 QUESTION_TYPES: dict[str, QuestionType] = SINGLE_VIEW | MULTI_VIEW
 
 
 def _name(seen: Observed, thing: int) -> str:
     return seen.room.objects[thing].colour
+
+
+def _by_colour(seen: Observed, things: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """``V objects`` to ``V colours``: whether it holds for the object of that colour."""
+    table = np.zeros((seen.num_views, len(COLOURS)), dtype=bool)
+    for i, thing in enumerate(seen.room.objects):
+        table[:, COLOURS.index(thing.colour)] = things[:, i]
+    return table
 
 
 def _swappable_match(

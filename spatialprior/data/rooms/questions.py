@@ -10,14 +10,21 @@ import numpy as np
 from spatialprior.core.clip import Question
 from spatialprior.data.rooms.furniture import FURNITURE
 from spatialprior.data.rooms.observed import LETTERS, Observed
-from spatialprior.data.rooms.question_types import COLOURS, COUNTS, ORDINALS, QUESTION_TYPES, YES_NO
+from spatialprior.data.rooms.question_types import (
+    COLOURS,
+    COUNTS,
+    ORDINALS,
+    QUESTION_TYPES,
+    VIEW_COUNTS,
+    YES_NO,
+)
 from spatialprior.data.rooms.scene import STRUCTURE
 
 _PATIENCE = 12  # draws of question types without a new question before a clip is exhausted
 
 _FRAME_WORDS = (
     "image images cell color or nearer left right of camera turn move from to forward back all count objects "
-    "seen first same as in is at facing closer"
+    "seen first same as in is at facing closer only"
 )
 
 
@@ -62,6 +69,7 @@ def vocabulary() -> tuple[str, ...]:
         *_FRAME_WORDS.split(),
         *COLOURS,
         *COUNTS.values(),
+        *VIEW_COUNTS,
         *YES_NO,
         *ORDINALS,
         *STRUCTURE,

@@ -23,9 +23,9 @@ from spatialprior.geometry.matching import Tolerance
 from spatialprior.objectives.contrast import info_nce
 from spatialprior.objectives.depth import depth_consistency, expected_depth
 from spatialprior.objectives.sampling import bilinear_sample
-from spatialprior.objectives.soft_match import soft_match
+from spatialprior.objectives.soft_match import SoftMatch, soft_match
 from spatialprior.priors.gasp.head import CorrespondenceHead, to_unit
-from spatialprior.priors.gasp.targets import MatchTargets, match_targets
+from spatialprior.priors.gasp.targets import MatchTargets, PairsPart, match_targets
 
 
 class Gasp(PriorInjector):
@@ -133,11 +133,7 @@ class Gasp(PriorInjector):
             # Similarities over a small temperature need the full precision of float32.
             device = taps[residual_out(self.layers[0])].device.type
             with torch.autocast(device, enabled=False):
-                sums = [
-                    self._layer_losses(layer, taps[residual_out(layer)], context)
-                    for layer in self.layers
-                ]
-            corr, depth = (torch.stack(column).sum() for column in zip(*sums, strict=True))
+                corr, depth = self._sums(taps, context)
         terms = [LossTerm("corr", corr, counts["corr"], config.corr_weight)]
         if config.depth_weight:
             terms.append(LossTerm("depth", depth, counts["depth"], config.depth_weight))
@@ -146,72 +142,65 @@ class Gasp(PriorInjector):
     def optim_groups(self, base_lr: float) -> Iterable[dict[str, Any]]:
         return [{"params": list(self.parameters()), "lr": base_lr * self.config.lr_multiple}]
 
-    # --- one layer ------------------------------------------------------------------------
+    # --- all layers -----------------------------------------------------------------------
 
-    def _layer_losses(
-        self, layer: int, hidden: Tensor, targets: MatchTargets
-    ) -> tuple[Tensor, Tensor]:
-        # Padding reads position 0, a finite state like any other, and takes no part later on.
-        tokens = hidden.flatten(0, 1).index_select(0, targets.token_rows(hidden.shape[1]))
-        embeddings = self.heads[str(layer)](tokens.view(*targets.layout.index.shape, -1))
-        pairs = len(targets.clip)
-        step = self.config.chunk_pairs or pairs
-        total_corr = total_depth = embeddings.new_zeros(())
-        for start in range(0, pairs, step):
-            chunk = slice(start, start + step)
-            if self.config.recompute:
-                corr, depth = checkpoint(
-                    self._pair_losses, embeddings, targets, chunk, use_reentrant=False
-                )
-            else:
-                corr, depth = self._pair_losses(embeddings, targets, chunk)
-            total_corr, total_depth = total_corr + corr, total_depth + depth
-        return total_corr, total_depth
-
-    def _pair_losses(
-        self, embeddings: Tensor, targets: MatchTargets, chunk: slice
-    ) -> tuple[Tensor, Tensor]:
-        """Both losses of some frame pairs; the ``P A N`` similarity map lives only in here."""
-        clip, a, b = targets.clip[chunk], targets.view_a[chunk], targets.view_b[chunk]
-        valid, seen = targets.valid[chunk], targets.layout.valid[clip, b]
-        _, num_views, num_tokens, width = embeddings.shape
-        frame_a, frame_b = clip * num_views + a, clip * num_views + b
-        # Anchors are read from one table of all tokens, so that no frame is laid out once per pair.
-        rows = targets.cells_a[chunk] + (frame_a * num_tokens).view(-1, 1, 1)
-        table, weights = embeddings.view(1, -1, width), targets.weights_a[chunk]
-        sampled = bilinear_sample(table, rows.view(1, -1, 4), weights.reshape(1, -1, 4))
-        anchors = to_unit(sampled.view(*valid.shape, width), 1.0) / self.config.temperature
-        of_b = embeddings.flatten(0, 1).index_select(0, frame_b)
-
-        values = targets.depth_values.flatten(0, 1).index_select(0, frame_b)
-        if not self.config.depth_weight:
-            values = values[..., :0]
-        match, normaliser, means = soft_match(
-            anchors,
-            of_b,
-            targets.cells_b[chunk],
-            targets.weights_b[chunk],
-            values,
-            ~seen if targets.padded else None,
-        )
-        if self.config.negatives == "all_other_frames":
-            normaliser = self._over_all_frames(anchors, embeddings, targets, chunk)
-        corr = info_nce(match, normaliser, valid)
+    def _sums(self, taps: Taps, targets: MatchTargets) -> tuple[Tensor, Tensor]:
+        """Both losses, summed over anchors and layers: maps layer by layer, what is left of them at once."""
+        parts = targets.parts(self.config.chunk_pairs, with_depth=self.config.depth_weight != 0)
+        hidden = [taps[residual_out(layer)] for layer in self.layers]
+        rows = targets.token_rows(hidden[0].shape[1])
+        by_layer = [
+            self._match(layer, states, rows, parts)
+            for layer, states in zip(self.layers, hidden, strict=True)
+        ]
+        match, normaliser, means = (torch.stack(field) for field in zip(*by_layer, strict=True))
+        corr = info_nce(match, normaliser, targets.valid)
         if not self.config.depth_weight:
             return corr, corr.new_zeros(())
         expected = expected_depth(means)
-        return corr, depth_consistency(expected, targets.depth[chunk], targets.depth_scored[chunk])
+        return corr, depth_consistency(expected, targets.depth, targets.depth_scored)
 
-    def _over_all_frames(
-        self, anchors: Tensor, embeddings: Tensor, targets: MatchTargets, chunk: slice
-    ) -> Tensor:
+    # --- one layer ------------------------------------------------------------------------
+
+    def _match(self, layer: int, hidden: Tensor, rows: Tensor, parts: list[PairsPart]) -> SoftMatch:
+        """Match all anchors by the embeddings of one layer."""
+        # Padding reads position 0, a finite state like any other, and takes no part later on.
+        tokens = hidden.flatten(0, 1).index_select(0, rows)
+        embeddings = self.heads[str(layer)](tokens.view(*parts[0].layout.index.shape, -1))
+        found = []
+        for part in parts:
+            if self.config.recompute:
+                found.append(checkpoint(self._match_part, embeddings, part, use_reentrant=False))
+            else:
+                found.append(self._match_part(embeddings, part))
+        if len(found) == 1:
+            return SoftMatch(*found[0])
+        return SoftMatch(*(torch.cat(field) for field in zip(*found, strict=True)))
+
+    def _match_part(self, embeddings: Tensor, part: PairsPart) -> tuple[Tensor, Tensor, Tensor]:
+        """Some frame pairs; the ``P A N`` similarity map lives only in here."""
+        width, (pairs, anchors_each) = embeddings.shape[-1], part.shape
+        # Anchors are read from one table of all tokens, so that no frame is laid out once per pair.
+        sampled = bilinear_sample(embeddings.view(1, -1, width), part.rows_a, part.weights_a)
+        # Unit vectors over the temperature, in one go.
+        anchors = to_unit(sampled, self.config.temperature**2).view(len(part.cells_b), -1, width)
+        frames = embeddings.flatten(0, 1)
+        candidates = frames if part.frame_b is None else frames.index_select(0, part.frame_b)
+        match, normaliser, means = soft_match(
+            anchors, candidates, part.cells_b, part.weights_b, part.values, part.hidden
+        )
+        if self.config.negatives == "all_other_frames":
+            normaliser = self._over_all_frames(anchors.view(pairs, -1, width), embeddings, part)
+        shape = (pairs, anchors_each)
+        return match.view(shape), normaliser.view(shape), means.view(*shape, -1)
+
+    def _over_all_frames(self, anchors: Tensor, embeddings: Tensor, part: PairsPart) -> Tensor:
         """Log-normaliser ``P A`` over the patches of every frame but the anchor's."""
-        clip, a = targets.clip[chunk], targets.view_a[chunk]
-        every = embeddings[clip].flatten(1, 2)
+        every = embeddings[part.clip].flatten(1, 2)
         view = torch.arange(embeddings.shape[1], device=every.device).repeat_interleave(
             embeddings.shape[2]
         )
-        seen = targets.layout.valid[clip].flatten(1) & (view != a.unsqueeze(1))
+        seen = part.layout.valid[part.clip].flatten(1) & (view != part.view_a.unsqueeze(1))
         similarity = anchors @ every.transpose(1, 2)
         return similarity.masked_fill(~seen.unsqueeze(1), float("-inf")).logsumexp(-1)
 

@@ -29,9 +29,12 @@ _LOOKED_AT = 2  # candidates for each anchor to keep: enough where half of a vie
 class MatchTargets:
     """``P`` ordered frame pairs, ``A`` anchors each, of all clips of a batch that have geometry.
 
+    Pairs are sorted by clip and target frame b.
+
     Attributes:
         layout: The batch's token map.
         padded: Whether some frame has fewer than N tokens.
+        pairs_per_frame: How many pairs end in each frame of the batch; 0 where frames differ.
         clip, view_a, view_b: ``P`` long.
         cells_a, weights_a: ``P A 4``, bilinear address of the anchor among the tokens of frame a.
         cells_b, weights_b: ``P A 4``, bilinear address of the true match among the tokens of frame b.
@@ -43,6 +46,7 @@ class MatchTargets:
 
     layout: TokenMap
     padded: bool
+    pairs_per_frame: int
     clip: Tensor
     view_a: Tensor
     view_b: Tensor
@@ -64,16 +68,80 @@ class MatchTargets:
         """``P A`` bool: visible matches in frames where some token's depth is known."""
         return self.valid & self.token_depth_valid[self.clip, self.view_b].any(-1, keepdim=True)
 
-    @cached_property
-    def depth_values(self) -> Tensor:
-        """``B V N 2``, what the matching distribution averages to expect a depth."""
-        return depth_values(self.token_depth, self.token_depth_valid)
-
     def token_rows(self, length: int) -> Tensor:
         """``B*V*N`` long, each token's row in a ``B*length`` table of sequence positions."""
         index = self.layout.index
         start = torch.arange(len(index), device=index.device) * length
         return (index + start.view(-1, 1, 1)).flatten()
+
+    def parts(self, pairs_at_once: int, *, with_depth: bool) -> list[PairsPart]:
+        """The pairs as :class:`PairsPart`, ``pairs_at_once`` in each (0: all in one)."""
+        step = pairs_at_once or len(self.clip)
+        values = depth_values(self.token_depth, self.token_depth_valid).flatten(0, 1)
+        if not with_depth:
+            values = values[..., :0]
+        return [
+            self._part(slice(start, start + step), values)
+            for start in range(0, len(self.clip), step)
+        ]
+
+    def _part(self, chosen: slice, values: Tensor) -> PairsPart:
+        clip, view_a = self.clip[chosen], self.view_a[chosen]
+        _, num_views, num_tokens = self.layout.index.shape
+        frame_b = clip * num_views + self.view_b[chosen]
+        rows = self.cells_a[chosen] + ((clip * num_views + view_a) * num_tokens).view(-1, 1, 1)
+        hidden = ~self.layout.valid.flatten(0, 1) if self.padded else None
+        cells, weights = self.cells_b[chosen], self.weights_b[chosen]
+        each_frame = self.pairs_per_frame
+        if each_frame and len(clip) == len(self.clip):
+            cells, weights = (x.reshape(len(values), -1, 4) for x in (cells, weights))
+            frame_b_or_all = None
+        else:
+            frame_b_or_all, values = frame_b, values.index_select(0, frame_b)
+            hidden = None if hidden is None else hidden.index_select(0, frame_b)
+        return PairsPart(
+            layout=self.layout,
+            shape=(len(clip), self.valid.shape[1]),
+            clip=clip,
+            view_a=view_a,
+            rows_a=rows.view(1, -1, 4),
+            weights_a=self.weights_a[chosen].reshape(1, -1, 4),
+            frame_b=frame_b_or_all,
+            cells_b=cells,
+            weights_b=weights,
+            values=values,
+            hidden=hidden,
+        )
+
+
+@dataclass(frozen=True)
+class PairsPart:
+    """Some of the pairs, laid out for :func:`~spatialprior.objectives.soft_match.soft_match`.
+
+    ``F`` rows: one a pair, or one a frame with the anchors of all pairs that end there.
+
+    Attributes:
+        layout: The batch's token map.
+        shape: Number of pairs P, and of anchors A of each.
+        clip, view_a: ``P`` long.
+        rows_a, weights_a: ``1 P*A 4``, bilinear address of the anchors in a table of all tokens (``B*V*N``).
+        frame_b: ``F`` long, frame of each row (``B*V``); ``None`` when they are all frames in order.
+        cells_b, weights_b: ``F P*A/F 4``, bilinear address of the true matches in their frame.
+        values: ``F N M``, what the matching distribution averages.
+        hidden: ``F N`` bool, cells without a token; ``None`` without such cells.
+    """
+
+    layout: TokenMap
+    shape: tuple[int, int]
+    clip: Tensor
+    view_a: Tensor
+    rows_a: Tensor
+    weights_a: Tensor
+    frame_b: Tensor | None
+    cells_b: Tensor
+    weights_b: Tensor
+    values: Tensor
+    hidden: Tensor | None
 
 
 @torch.no_grad()
@@ -107,6 +175,11 @@ def match_targets(
     clip, view_a, view_b, points_a, points_b, depth, valid = (
         torch.cat(list(column)) for column in zip(*groups, strict=True)
     )
+    frame_b = clip * layout.index.shape[1] + view_b
+    order = frame_b.argsort(stable=True)
+    clip, view_a, view_b, points_a, points_b, depth, valid = (
+        x[order] for x in (clip, view_a, view_b, points_a, points_b, depth, valid)
+    )
     cells_a, weights_a = bilinear_cells(
         layout.to_patch_units(clip, view_a, points_a), layout.grid[clip, view_a]
     )
@@ -119,7 +192,9 @@ def match_targets(
         token_depth, token_depth_valid & layout.valid,
     ]  # fmt: skip
     padded = not bool(layout.valid.all())
-    return MatchTargets(batch.token_map, padded, *(t.to(device) for t in tensors))
+    ending = frame_b.bincount(minlength=layout.index.shape[0] * layout.index.shape[1])
+    per_frame = int(ending[0]) if bool((ending == ending[0]).all()) else 0
+    return MatchTargets(batch.token_map, padded, per_frame, *(t.to(device) for t in tensors))
 
 
 def _group(
