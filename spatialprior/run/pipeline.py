@@ -72,8 +72,8 @@ class Pipeline:
     """One run in one folder. Every stage is kept when it is done; a second call does only what is missing."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
-        self.stages = Stages(folder / "stages", announce=lambda name: tqdm.write(f"-- {name}"))
+        self.config, self.folder = config, Path(folder)
+        self.stages = Stages(self.folder / "stages", announce=lambda name: tqdm.write(f"-- {name}"))
         self.arms = arms_of(config, folder)
         self.accelerator = make_accelerator(config.scale)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spatialprior.core.batch import ClipBatch
+from spatialprior.core.clip import MultiViewClip
 from spatialprior.core.token_map import TokenMap
 from spatialprior.geometry.matching import (
     Tolerance,
@@ -207,9 +208,10 @@ def _group(
 ) -> tuple[Tensor, ...]:
     """Matches of clips that share an image size, in one call: views are stacked, pairs are offset."""
     clips = [batch.clips[b] for b in members]
-    depth, valid, intrinsics, world_to_cam = (
+    depth, valid = _depth_maps(clips)
+    intrinsics, world_to_cam = (
         torch.cat([getattr(clip, name) for clip in clips])
-        for name in ("depth", "depth_valid", "intrinsics", "world_to_cam")
+        for name in ("intrinsics", "world_to_cam")
     )
     owner, views, offset, rows = [], [], 0, []
     for b, clip in zip(members, clips, strict=True):
@@ -260,9 +262,15 @@ def _fill_token_depth(
     owner = torch.cat(
         [torch.full((clip.num_views,), b) for b, clip in zip(members, clips, strict=True)]
     )
-    maps, valid = (
+    maps, valid = _depth_maps(clips)
+    depth[owner, view], known[owner, view], _ = sample_depth(
+        maps, valid, layout.centers()[owner, view]
+    )
+
+
+def _depth_maps(clips: list[MultiViewClip]) -> tuple[Tensor, Tensor | None]:
+    """Depth of all views, and where it is valid: ``None`` for everywhere, which spares looking."""
+    depth, valid = (
         torch.cat([getattr(clip, name) for clip in clips]) for name in ("depth", "depth_valid")
     )
-    depth[owner, view], known[owner, view], _ = sample_depth(
-        maps.float(), valid, layout.centers()[owner, view]
-    )
+    return depth.float(), None if bool(valid.all()) else valid
