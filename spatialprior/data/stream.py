@@ -35,13 +35,20 @@ class ClipStream:
     instruction_share: float = 0.0
 
     def clip(self, position: int) -> MultiViewClip:
-        """Clip number ``position`` of the whole run."""
-        if self.instruction is None or self.instruction_share == 0:
+        """Clip number ``position`` of the whole run.
+
+        Within a step geometry comes first: clips of a kind are alike in length, so they share micro-batches.
+        """
+        if self.instruction is None:
             return self.geometry.clip(position)
-        before = int(position * self.instruction_share)
-        if int((position + 1) * self.instruction_share) > before:
-            return self.instruction.clip(before)
-        return self.geometry.clip(position - before)
+        step, place = divmod(position, self.clips_per_step)
+        before, after = (
+            int((step + i) * self.clips_per_step * self.instruction_share) for i in (0, 1)
+        )
+        num_geometry = self.clips_per_step - (after - before)
+        if place < num_geometry:
+            return self.geometry.clip(step * self.clips_per_step - before + place)
+        return self.instruction.clip(before + place - num_geometry)
 
 
 class _MicroBatches(Dataset[ClipBatch]):

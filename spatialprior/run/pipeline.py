@@ -32,7 +32,7 @@ from spatialprior.run.arms import CONTROL, MAIN, Arm, arms_of
 from spatialprior.run.compose import RECIPE_FILE, save_run
 from spatialprior.run.environment import commit, hardware
 from spatialprior.run.errors import RunError
-from spatialprior.run.schema import RunConfig, plain
+from spatialprior.run.schema import Component, RunConfig, plain
 from spatialprior.run.stages import Stages
 from spatialprior.train.accelerator import make_accelerator
 from spatialprior.train.tracking import open_tracker
@@ -185,9 +185,9 @@ class Pipeline:
                 f"data={self.config.data.kind} does not have; choose data=rooms or data=posed_rgbd"
             )
         sources = (self.config.data, self.config.instruction)
-        if not any(source.cls.has_questions for source in sources if source) and not needs_geometry:
+        if not any(_asks(source) for source in sources) and not needs_geometry:
             raise RunError(
-                f"data={self.config.data.kind} has no questions, so plain SFT has nothing to learn; "
+                f"data={self.config.data.kind} asks no questions, so plain SFT has nothing to learn; "
                 "add instruction=rooms"
             )
 
@@ -200,11 +200,11 @@ class Pipeline:
 
     @cached_property
     def _benchmark(self) -> Any:
-        """Scored on the data's own questions, or on the instruction data's where it has none."""
+        """Scored on held-out questions of the kind that the run trains on."""
         config = self.config
         assert config.eval is not None
-        source = config.data if config.data.cls.has_questions else config.instruction
-        if source is None:
+        source = config.instruction or config.data
+        if not source.cls.has_questions:
             raise RunError(f"data={config.data.kind} has no questions to score; add eval=null")
         return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
 
@@ -308,6 +308,13 @@ class Pipeline:
 
 def _first(clips: ClipDataset, count: int) -> list[MultiViewClip]:
     return [clips.clip(index).with_questions(()) for index in range(count)]
+
+
+def _asks(source: Component | None) -> bool:
+    """Whether a source's clips carry questions, as it is set."""
+    if source is None or not source.cls.has_questions:
+        return False
+    return getattr(source.settings, "questions_per_clip", 1) > 0
 
 
 def _paired(arm: Any, control: Any) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from spatialprior.data.rooms.render import render_room
 from spatialprior.data.rooms.scene import make_room
 
 SIZE = 64
-CELL = SIZE // 16
+CELL = 8
 NUMBERS = {"three": 3, "four": 4, "five": 5, "six": 6}
 
 
@@ -106,8 +106,7 @@ class Oracle:
                 )
             case "appearance_order":
                 first = {
-                    c: min(v for v in range(3) if len(self.pixels(v, c)) >= 0.004 * SIZE**2)
-                    for c in named
+                    c: min(v for v in range(3) if len(self.pixels(v, c)) >= CELL**2) for c in named
                 }
                 return min(first, key=first.get)
             case "visible_in":

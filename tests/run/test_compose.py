@@ -92,7 +92,7 @@ def test_paper_size_holds_the_papers_numbers():
 def test_real_frames_bring_the_rooms_questions_along_unless_told_not_to():
     assert run("data=posed_rgbd", *ROOT).instruction.kind == "rooms"
     assert run("data=posed_rgbd", "instruction=null", *ROOT).instruction is None
-    assert run().instruction is None
+    assert run().instruction.settings.image_size == 64
     assert run("eval=null").eval is None
 
 

@@ -15,7 +15,7 @@ from spatialprior.core.clip import MultiViewClip
 from spatialprior.data.clip_sampler import ClipSampler, ClipSampling
 from spatialprior.data.dataset import Split
 from spatialprior.data.rooms.cache import Arrays, cache_root, load_or_make, source_digest
-from spatialprior.data.rooms.observed import GRID
+from spatialprior.data.rooms.observed import CELL_PIXELS
 from spatialprior.data.rooms.questions import make_questions, resolve_tasks
 from spatialprior.data.rooms.render import write_rooms
 from spatialprior.data.rooms.sequence import RenderedRooms
@@ -136,9 +136,9 @@ def _open(
 
 def _check(config: Rooms.Config) -> None:
     resolve_tasks(config.tasks)
-    if config.image_size % GRID:
+    if config.image_size % (2 * CELL_PIXELS):
         raise ValueError(
-            f"data.image_size={config.image_size}: must be a multiple of {GRID}, the questions' grid"
+            f"data.image_size={config.image_size}: must be a multiple of {2 * CELL_PIXELS}"
         )
     for name in (
         "image_size",

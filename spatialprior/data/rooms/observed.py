@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from spatialprior.data.rooms.scene import FIRST_OBJECT, Room
 
-GRID = 16
-"""Questions address a view's cells on a 16 x 16 grid, row and column named by letters."""
-
+CELL_PIXELS = 8
 LETTERS = "abcdefghijklmnop"
+"""Rows and columns of cells are named by letters, so a view has at most 16 x 16 of them."""
 
 _PURE = 0.75
-_SEEN_SHARE = 0.004
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,21 @@ class Observed:
     def num_views(self) -> int:
         return len(self.instances)
 
+    @property
+    def grid(self) -> int:
+        """Cells a side by which questions address a view: 8 x 8 pixels each, at most 16 a side."""
+        return min(len(LETTERS), self.instances.shape[1] // CELL_PIXELS)
+
     def _blocks(self, maps: NDArray[Any]) -> NDArray[Any]:
-        """``V H W`` maps cut into cells, ``V 16 16 pixels``."""
+        """``V H W`` maps cut into cells, ``V grid grid pixels``."""
         views, height, width = maps.shape
-        rows, cols = height // GRID, width // GRID
-        blocks = maps.reshape(views, GRID, rows, GRID, cols).transpose(0, 1, 3, 2, 4)
-        return blocks.reshape(views, GRID, GRID, rows * cols)
+        n, rows, cols = self.grid, height // self.grid, width // self.grid
+        blocks = maps.reshape(views, n, rows, n, cols).transpose(0, 1, 3, 2, 4)
+        return blocks.reshape(views, n, n, rows * cols)
 
     @cached_property
     def cell_instance(self) -> NDArray[np.int64]:
-        """``V 16 16`` instance that fills at least three quarters of the cell, -1 for mixed cells."""
+        """``V grid grid`` instance that fills at least three quarters of the cell, -1 for mixed cells."""
         blocks = self._blocks(self.instances)
         share = np.stack(
             [(blocks == i).mean(axis=-1) for i in range(len(self.room.kinds))], axis=-1
@@ -61,13 +64,13 @@ class Observed:
 
     @cached_property
     def cell_depth(self) -> NDArray[np.float32]:
-        """``V 16 16`` median depth of each cell, metres."""
+        """``V grid grid`` median depth of each cell, metres."""
         return np.asarray(np.median(self._blocks(self.depth), axis=-1), dtype=np.float32)
 
     @cached_property
     def _central_pixels(self) -> NDArray[np.intp]:
-        cell = self.depth.shape[1] // GRID
-        return np.arange(GRID) * cell + cell // 2
+        cell = self.depth.shape[1] // self.grid
+        return np.arange(self.grid) * cell + cell // 2
 
     @cached_property
     def pixel_share(self) -> NDArray[np.float64]:
@@ -78,7 +81,7 @@ class Observed:
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
         """``V objects``: clearly seen, over about one cell's worth of pixels."""
-        return np.asarray(self.pixel_share >= _SEEN_SHARE)
+        return np.asarray(self.pixel_share >= 1 / self.grid**2)
 
     @cached_property
     def unclear(self) -> NDArray[np.bool_]:
@@ -117,7 +120,7 @@ class Observed:
         return -pose[:3, :3].T @ pose[:3, 3]
 
     def matches(self, a: int, b: int) -> NDArray[np.int64]:
-        """``256 2``: where b shows each cell centre of view a, as (row, col); -1 where not plainly."""
+        """``cells 2``: where b shows each cell centre of view a, as (row, col); -1 where not plainly."""
         height, width = self.depth.shape[1:]
         index = self._central_pixels
         v, u = (grid.ravel() for grid in np.meshgrid(index, index, indexing="ij"))
@@ -131,7 +134,7 @@ class Observed:
         x, y = np.where(inside, pixel, 0.0)
         seen_depth = self.depth[b, y.astype(int), x.astype(int)]
         visible = inside & (np.abs(seen_depth - in_b[2]) < 0.03 * in_b[2])
-        col, row = x * GRID / width, y * GRID / height
+        col, row = x * self.grid / width, y * self.grid / height
         central = (np.abs(col % 1 - 0.5) < 0.35) & (np.abs(row % 1 - 0.5) < 0.35)
         here = self.cell_instance[a].ravel()
         there = self.cell_instance[b, row.astype(int), col.astype(int)]

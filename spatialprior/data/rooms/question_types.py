@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatialprior.core.clip import Question
-from spatialprior.data.rooms.observed import GRID, Observed, cell_name, pick
+from spatialprior.data.rooms.observed import Observed, cell_name, pick
 from spatialprior.data.rooms.scene import FIRST_OBJECT
 from spatialprior.data.rooms.texture import OBJECT_COLOURS
 
@@ -59,7 +59,7 @@ def kind_at(seen: Observed, rng: Rng) -> Question | None:
     cells = seen.cell_instance
     for _ in range(30):
         a, b = rng.choice(seen.num_views, size=2, replace=False).tolist()
-        row, col = rng.integers(GRID, size=2).tolist()
+        row, col = rng.integers(seen.grid, size=2).tolist()
         first, second = cells[a, row, col], cells[b, row, col]
         if min(first, second) < 0 or kinds[first] == kinds[second]:
             continue
@@ -75,7 +75,7 @@ def relative_depth(seen: Observed, rng: Rng) -> Question | None:
     depth = seen.cell_depth
     for _ in range(60):
         a, b = rng.choice(seen.num_views, size=2, replace=False).tolist()
-        (r0, c0), (r1, c1) = rng.integers(GRID, size=(2, 2)).tolist()
+        (r0, c0), (r1, c1) = rng.integers(seen.grid, size=(2, 2)).tolist()
         if (
             max(abs(r0 - r1), abs(c0 - c1)) < 2
             or min(seen.cell_instance[[a, a, b, b], [r0, r1] * 2, [c0, c1] * 2]) < 0
@@ -97,7 +97,7 @@ def spatial_relation(seen: Observed, rng: Rng) -> Question | None:
         return None
     a, b = rng.choice(objects, size=2, replace=False).tolist()
     gap = seen.image_x[view, a] - seen.image_x[view, b]
-    if abs(gap) < seen.instances.shape[2] / GRID:
+    if abs(gap) < seen.instances.shape[2] / seen.grid:
         return None
     text = f"image {view + 1} {_name(seen, a)} left or right of {_name(seen, b)}?"
     return Question("spatial_relation", text, "left" if gap < 0 else "right", ("left", "right"))
@@ -221,7 +221,11 @@ def correspondence(seen: Observed, rng: Rng) -> Question | None:
         return None
     a, b, source, here, elsewhere = found
     offers = [here, elsewhere, *((row, 2 * source[1] - col) for row, col in (here, elsewhere))]
-    if min(col for _, col in offers) < 0 or max(col for _, col in offers) >= GRID or _close(offers):
+    if (
+        min(col for _, col in offers) < 0
+        or max(col for _, col in offers) >= seen.grid
+        or _close(offers)
+    ):
         return None
     order = rng.permutation(4).tolist()
     listed = " ".join(cell_name(*offers[i]) for i in order)
@@ -310,7 +314,7 @@ def _swappable_match(
         return None
     cell = int(cells[pick(rng, cells)])
     here, elsewhere = in_b[cell].tolist(), in_c[cell].tolist()
-    return a, b, divmod(cell, GRID), (here[0], here[1]), (elsewhere[0], elsewhere[1])
+    return a, b, divmod(cell, seen.grid), (here[0], here[1]), (elsewhere[0], elsewhere[1])
 
 
 def _close(cells: list[tuple[int, int]]) -> bool:
