@@ -20,8 +20,8 @@ class ProbeConfig:
     Attributes:
         pooling: Over attention heads: ``mean`` or ``max`` of the per-head similarity, or
             ``softmax_mean`` (mean of the per-head softmax over the target frame's tokens).
-        rope: Queries and keys as attention uses them, after the rotary embedding; ``False``: right
-            after the projections.
+        rope: ``False``: queries and keys right after their projections (the paper's "post-projection");
+            ``True``: after the rotary embedding, as attention uses them. A run reports both.
         direction: ``causal`` (queries of the later view, keys of the earlier: what attention
             computes), ``forward`` (queries of the earlier view, keys of the later) or ``both``.
             Views are ordered as the decoder reads them.
@@ -37,7 +37,7 @@ class ProbeConfig:
     """
 
     pooling: str = "mean"
-    rope: bool = True
+    rope: bool = False
     direction: str = "causal"
     norm: str = "l2"
     radius_patches: float = 2.0

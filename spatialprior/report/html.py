@@ -81,6 +81,7 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
             figures.training_curves({a: p for a, p in logs.items() if p.is_file()}, labels)
         ),
         probe_rows=_probe_rows(report, labels),
+        other_rope=_other_rope(report),
         layer_rows=_layer_rows(report),
         layer_labels=[labels[name] for name in figures.arms_of(report)],
         distance_rows=_distance_rows(report),
@@ -131,6 +132,7 @@ def _probe_rows(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[di
                 "arm": labels[name],
                 "layer": str(arm["layer"]),
                 "pck": with_interval(arm["peak_pck"], arm.get("ci95")),
+                "other_rope": number((arm.get("other_rope") or {}).get("pck")),
                 "chance": number(arm["chance"]),
                 "static": number(arm["static"]),
                 "moved": number(arm.get("pck_moved")),
@@ -140,6 +142,12 @@ def _probe_rows(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[di
             }
         )
     return rows
+
+
+def _other_rope(report: Mapping[str, Any]) -> str:
+    """``with`` or ``without``: how the second PCK column treats the rotary embedding."""
+    others = [arm.get("other_rope") or {} for arm in figures.arms_of(report).values()]
+    return "with" if any(other.get("rope") for other in others) else "without"
 
 
 def _layer_rows(report: Mapping[str, Any]) -> list[list[str]]:

@@ -19,6 +19,7 @@ from spatialprior.core.intervals import paired_interval
 from spatialprior.data.dataset import ClipDataset
 from spatialprior.data.stream import ClipStream
 from spatialprior.data.vqa import VqaClips
+from spatialprior.diagnostics.config import ProbeConfig
 from spatialprior.diagnostics.probe import probe
 from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
@@ -102,6 +103,7 @@ class Pipeline:
         if self.config.probe.test_clips:
             for split in ("val", "test"):
                 self.stages.run(f"probe/{name}/{split}", partial(self._probe, checkpoint, split))
+            self.stages.run(f"probe/{name}/other_rope", partial(self._probe_other_rope, checkpoint))
             self.stages.run(f"trace/{name}", lambda: self._trace(name, checkpoint))
         if self.config.eval is not None:
             self.stages.run(f"eval/{name}", lambda: self._eval(name, checkpoint))
@@ -148,11 +150,20 @@ class Pipeline:
         trainer.restore()
         return export_model(model, arm.export, recipe_hash=self._hash(arm)).to_dict()
 
-    def _probe(self, checkpoint: Path, split: str) -> dict[str, Any]:
+    def _probe(
+        self, checkpoint: Path, split: str, settings: ProbeConfig | None = None
+    ) -> dict[str, Any]:
         backbone = self._load(checkpoint)
         clips = self._val_clips if split == "val" else self._test_clips
         bar = tqdm(clips, desc=f"probe {split}", unit="clip", leave=False)
-        return dataclasses.asdict(probe(backbone, backbone.encoder(), bar, self.config.probe))
+        return dataclasses.asdict(
+            probe(backbone, backbone.encoder(), bar, settings or self.config.probe)
+        )
+
+    def _probe_other_rope(self, checkpoint: Path) -> dict[str, Any]:
+        """The test clips once more, with the rotary embedding where it was left out and the reverse."""
+        settings = dataclasses.replace(self.config.probe, rope=not self.config.probe.rope)
+        return self._probe(checkpoint, "test", settings)
 
     def _trace(self, name: str, checkpoint: Path) -> None:
         backbone = self._load(checkpoint)
@@ -275,6 +286,19 @@ class Pipeline:
         """The layer that did best on validation clips; the figure is then taken on test clips."""
         return select_layer(self._probe_result(name, "val"))
 
+    def _probe_figures(self, name: str) -> dict[str, Any]:
+        """An arm's entry in the report: test figures at the layer chosen on validation clips."""
+        layer = self._layer(name)
+        other = self._probe_result(name, "other_rope")
+        return {
+            **self._probe_result(name, "test").at_layer(layer),
+            "other_rope": {
+                "rope": other.settings["rope"],
+                "pck": other.pck_by_layer[layer],
+                "pck_by_layer": other.pck_by_layer,
+            },
+        }
+
     def _report(self) -> dict[str, Any]:
         config = self.config
         names = [BEFORE, *(arm.name for arm in self.arms)]
@@ -291,11 +315,7 @@ class Pipeline:
             "hardware": hardware(self.accelerator.device),
             "seconds": {**seconds, "total": sum(seconds.values())},
             "peak_rss_bytes": self.stages.peak_rss_bytes(),
-            "probe": {
-                name: self._probe_result(name, "test").at_layer(self._layer(name))
-                for name in names
-                if config.probe.test_clips
-            },
+            "probe": {name: self._probe_figures(name) for name in names if config.probe.test_clips},
             "eval": scores.get(MAIN, {}).get("tasks", {}),
             "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
             "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
