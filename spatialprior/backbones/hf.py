@@ -90,6 +90,11 @@ class HFBackbone(Backbone):
     ) -> BackboneOutput:
         inputs = dict(batch.inputs)
         if batch.branches is not None:
+            if "flash" in str(self.hf.config._attn_implementation):
+                raise ValueError(
+                    "several questions behind one visual prefix need a mask that flash attention does not "
+                    "take: set backbone.attention=sdpa, or one question a clip"
+                )
             inputs["attention_mask"] = branch_mask(batch.branches, self.hf.dtype)
             inputs["position_ids"] = self.position_ids(batch)
         taps: Taps = {}
@@ -104,8 +109,10 @@ class HFBackbone(Backbone):
     @torch.no_grad()
     def generate(self, batch: ClipBatch, max_new_tokens: int) -> Tensor:
         prompt_length = batch.inputs["input_ids"].shape[1]
+        # Published generation configs may ask for sampling or a repetition penalty: greedy means neither.
+        greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
         tokens: Tensor = self.hf.generate(
-            **batch.inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True
+            **batch.inputs, **greedy, max_new_tokens=max_new_tokens, use_cache=True
         )
         return tokens[:, prompt_length:]
 
