@@ -91,7 +91,7 @@ def test_unknown_tasks_and_free_text_still_get_a_guess():
 
 def test_on_held_out_rooms_it_is_near_chance(tmp_path):
     config = Rooms.Config(
-        image_size=32,
+        image_size=64,
         train_rooms=50,
         test_rooms=40,
         questions_per_clip=24,

@@ -158,12 +158,15 @@ def appearance_order(seen: Observed, rng: Rng) -> Question | None:
 
 def visible_in(seen: Observed, rng: Rng) -> Question | None:
     """Whether a view shows a thing of a colour (as often yes as no; any colour may be asked)."""
-    shown = _by_colour(seen, seen.seen)
-    hidden = ~_by_colour(seen, seen.seen | seen.unclear)
-    wanted = rng.random() < 0.5
-    places = np.argwhere(shown if wanted else hidden)
-    if not len(places):
+    shown = np.argwhere(_by_colour(seen, seen.seen))
+    hidden = np.argwhere(~_by_colour(seen, seen.seen | seen.unclear))
+    # As many of one as of the other may be asked, so that asking often does not run out of one of them.
+    count = min(len(shown), len(hidden))
+    if not count:
         return None
+    fixed = np.random.default_rng(int(seen.luck * 2**32))
+    wanted = rng.random() < 0.5
+    places = fixed.permutation(shown if wanted else hidden)[:count]
     view, colour = places[pick(rng, places)].tolist()
     text = f"image {view + 1} {COLOURS[colour]} seen?"
     return Question("visible_in", text, YES_NO[0 if wanted else 1], YES_NO)
