@@ -186,6 +186,7 @@ def _questions(report: Mapping[str, Any]) -> list[Statement]:
     )
     text = f"With a 95 % interval that excludes it: {', '.join(won)}." if won else ""
     found = [Statement("good" if won else "bad", lead, text)]
+    found += _forgotten(report.get("eval_before") or {}, won)
     control = report.get("eval_control") or {}
     shared = [task for task in known if task in control]
     if shared:
@@ -193,6 +194,15 @@ def _questions(report: Mapping[str, Any]) -> list[Statement]:
             _against_control(report, _mean(tasks, shared), _mean(control, shared), len(shared))
         )
     return found
+
+
+def _forgotten(before: Mapping[str, Any], won: list[str]) -> list[Statement]:
+    """What the model could answer before this training and cannot any more."""
+    lost = [task for task, row in before.items() if beats_blind(row) and task not in won]
+    if not lost:
+        return []
+    lead = f"This training cost answers: {len(lost)} question types no longer beat the lookup."
+    return [Statement("bad", lead, f"Before it they did: {', '.join(lost)}.")]
 
 
 def _against_control(report: Mapping[str, Any], here: float, there: float, count: int) -> Statement:

@@ -257,3 +257,18 @@ def test_durations() -> None:
         "2 min 05 s",
         "2 h 01 min",
     ]
+
+
+@pytest.mark.parametrize(("kept", "told"), [(True, False), (False, True)])
+def test_verdict_tells_what_training_forgot(kept: bool, told: bool) -> None:
+    def row(low):
+        return {
+            "score": 0.8,
+            "blind": 0.5,
+            "n": 90,
+            "vs_blind": {"mean": low + 0.1, "ci95": [low, low + 0.2]},
+        }
+
+    report = {"eval": {"count": row(0.2 if kept else -0.1)}, "eval_before": {"count": row(0.2)}}
+    said = [s.lead for s in statements(report) if "cost answers" in s.lead]
+    assert bool(said) is told
