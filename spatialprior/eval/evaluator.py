@@ -174,7 +174,7 @@ def _engine(model: Backbone, engine: str, max_new_tokens: int) -> Answer:
     device = next(model.parameters()).device
 
     def packed(items: Sequence[Item]) -> list[str]:
-        groups = [list(group) for _, group in groupby(items, key=lambda item: item.clip.clip_id)]
+        groups = list(_by_clip(items))
         clips = [g[0].clip.with_questions(tuple(item.question for item in g)) for g in groups]
         replies = generate_packed(model, clips, max_new_tokens, encoder=encoder)
         return list(chain.from_iterable(replies))
@@ -190,14 +190,23 @@ def _engine(model: Backbone, engine: str, max_new_tokens: int) -> Answer:
 
 def _windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Runs of about ``size`` items that never split a clip."""
-    window: list[Item] = []
-    for _, group in groupby(items, key=lambda item: item.clip.clip_id):
-        window += group
-        if len(window) >= size:
-            yield window
-            window = []
-    if window:
-        yield window
+    return _filled(_by_clip(items), size)
+
+
+def _by_clip(items: Iterable[Item]) -> Iterator[list[Item]]:
+    return (list(group) for _, group in groupby(items, key=lambda item: item.clip.clip_id))
+
+
+def _filled(groups: Iterable[list[Item]], size: int) -> Iterator[list[Item]]:
+    """Whole groups put together until there are ``size`` items or more."""
+    filled: list[Item] = []
+    for group in groups:
+        filled += group
+        if len(filled) >= size:
+            yield filled
+            filled = []
+    if filled:
+        yield filled
 
 
 def _batches(items: Sequence[Item], size: int, *, by_clip: bool) -> Iterator[list[Item]]:
@@ -207,15 +216,7 @@ def _batches(items: Sequence[Item], size: int, *, by_clip: bool) -> Iterator[lis
         while batch := list(islice(ordered, size)):
             yield batch
         return
-    groups = [list(group) for _, group in groupby(items, key=lambda item: item.clip.clip_id)]
-    batch = []
-    for group in sorted(groups, key=_length, reverse=True):
-        batch += group
-        if len(batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    yield from _filled(sorted(_by_clip(items), key=_length, reverse=True), size)
 
 
 def _length(items: Sequence[Item]) -> tuple[int, int]:

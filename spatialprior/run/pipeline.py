@@ -121,10 +121,17 @@ class Pipeline:
         return folder
 
     def _train(self, arm: Arm) -> dict[str, Any]:
-        model = self._build(arm)
         tracker = open_tracker(self.config.wandb, arm.folder, f"{self.config.recipe}/{arm.name}")
-        result = Trainer(
-            model,
+        return dataclasses.asdict(self._trainer(arm, tracker).run())
+
+    def _export(self, arm: Arm) -> dict[str, Any]:
+        trainer = self._trainer(arm)
+        trainer.restore()
+        return export_model(trainer.model, arm.export, recipe_hash=self._hash(arm)).to_dict()
+
+    def _trainer(self, arm: Arm, tracker: Any = None) -> Trainer:
+        return Trainer(
+            self._build(arm),
             self._stream(arm),
             self.config.trainer,
             self.config.scale,
@@ -133,22 +140,7 @@ class Pipeline:
             recipe_hash=self._hash(arm),
             label=f"train {arm.name}",
             tracker=tracker,
-        ).run()
-        return dataclasses.asdict(result)
-
-    def _export(self, arm: Arm) -> Any:
-        model = self._build(arm)
-        trainer = Trainer(
-            model,
-            self._stream(arm),
-            self.config.trainer,
-            self.config.scale,
-            self.accelerator,
-            arm.folder,
-            recipe_hash=self._hash(arm),
         )
-        trainer.restore()
-        return export_model(model, arm.export, recipe_hash=self._hash(arm)).to_dict()
 
     def _probe(
         self, checkpoint: Path, split: str, settings: ProbeConfig | None = None
