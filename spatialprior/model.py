@@ -29,12 +29,20 @@ class SpatialModel(nn.Module):
         backbone: The adapter around the stock model.
         priors: Name -> injector, not yet attached.
         language_weight: Factor of the answer cross-entropy in the total.
+
+    Raises:
+        ValueError: A prior has a name that torch keeps for itself.
     """
 
     def __init__(
         self, backbone: Backbone, priors: Mapping[str, PriorInjector], language_weight: float = 1.0
     ) -> None:
         super().__init__()
+        taken = sorted(name for name in priors if hasattr(nn.ModuleDict, name) or "." in name)
+        if taken:
+            raise ValueError(
+                f"a prior cannot be named {taken[0]!r}: torch needs that name; call it e.g. {taken[0]}_prior"
+            )
         self.backbone = backbone
         self.language_weight = language_weight
         self.needs: dict[str, Needs] = {}

@@ -59,6 +59,12 @@ def test_terms_are_named_by_owner_and_the_language_comes_first():
     assert SpatialModel(tiny_backbone(), {})(silent) == []
 
 
+@pytest.mark.parametrize("name", ["keys", "train", "a.b"])
+def test_a_name_that_torch_needs_is_refused(name):
+    with pytest.raises(ValueError, match=f"cannot be named '{name}'"):
+        SpatialModel(tiny_backbone(), {name: Scale(Scale.Config())})
+
+
 def test_language_term_is_the_stock_models_loss():
     model = SpatialModel(tiny_backbone(), {}, language_weight=0.5).eval()
     batch = model.backbone.encoder()([plane_clip("a", num_views=2), plane_clip("b")])

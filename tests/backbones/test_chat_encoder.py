@@ -142,6 +142,12 @@ def test_the_sequence_is_the_processors_own():
     assert torch.equal(prompt, stock["input_ids"][:, : prompt.shape[1]])
 
 
+def test_a_question_that_spells_an_image_token_is_refused():
+    clip = plane_clip("c", questions=[("Is <|image_pad|> red?", "yes")])
+    with pytest.raises(ValueError, match="clip c: the question"):
+        ENCODER([clip])
+
+
 def test_a_clip_without_questions_is_its_images_alone():
     batch = ENCODER([plane_clip("a", questions=())])
     assert not batch.has_labels and batch.branches is None
