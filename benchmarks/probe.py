@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
-from pathlib import Path
 
 import paired
 import torch
 import transformers
 
-from spatialprior.backbones.nano.qwen2_5_vl_nano import build
 from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
 from spatialprior.core.batch import ClipBatch
 from spatialprior.data.rooms.dataset import Rooms
@@ -33,10 +30,7 @@ def main() -> int:
     config = ProbeConfig()
     rooms = Rooms(Rooms.Config(train_rooms=16, questions_per_clip=0)).split("train", 0)
     clips = [rooms.clip(i) for i in range(config.batch_clips)]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "nano"
-        build(folder)
-        backbone = Qwen2_5VL.load(Qwen2_5VL.Config(path=str(folder)))
+    backbone = Qwen2_5VL.load(Qwen2_5VL.Config(path="nano"))
     batch = backbone.encoder()(clips)
 
     def encoded(_: object) -> ClipBatch:

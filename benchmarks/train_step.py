@@ -44,7 +44,7 @@ from spatialprior.train.trainer import Trainer
 Step = Callable[[ClipBatch], None]
 
 
-def bare_loop(folder: Path, config: TrainerConfig) -> Step:
+def bare_loop(folder: str, config: TrainerConfig) -> Step:
     """What a script without this package would do with the stock class."""
     backbone = load(folder)  # for the packed questions' positions; otherwise `hf` alone is used
     hf = backbone.hf.train()
@@ -71,7 +71,7 @@ def bare_loop(folder: Path, config: TrainerConfig) -> Step:
 
 
 def trainer_loop(
-    folder: Path, run: RunConfig, stream: ClipStream, out: Path, *, priors: bool
+    folder: str, run: RunConfig, stream: ClipStream, out: Path, *, priors: bool
 ) -> Step:
     """The body of the trainer's loop: everything that it does in a step, but for loading clips."""
     attached: dict[str, PriorInjector] = {}
@@ -94,13 +94,13 @@ def trainer_loop(
     return step
 
 
-def load(folder: Path) -> Qwen2_5VL:
+def load(folder: str) -> Qwen2_5VL:
     torch.manual_seed(0)
-    return Qwen2_5VL.load(Qwen2_5VL.Config(path=str(folder)))
+    return Qwen2_5VL.load(Qwen2_5VL.Config(path=folder))
 
 
 def measure(
-    folder: Path, run: RunConfig, questions: int, rounds: int, out: Path
+    folder: str, run: RunConfig, questions: int, rounds: int, out: Path
 ) -> dict[str, dict[str, Any]]:
     """Both ratios with ``questions`` questions a clip."""
     size = run.trainer.clips_per_step
@@ -130,7 +130,7 @@ def measure(
 def main() -> int:
     parser = paired.parser(__doc__, rounds=40)
     parser.add_argument("--questions", default="1,8", help="questions a clip, several to try")
-    parser.add_argument("--folder", type=Path, help="a nano checkpoint instead of an untrained one")
+    parser.add_argument("--folder", default="nano", help="another checkpoint than the nano base")
     parser.add_argument("overrides", nargs="*", help="as on the command line of a run")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -138,16 +138,10 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     run = compose_run(["recipe=gasp_qwen", "scale=cpu", *args.overrides])
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder
-        if folder is None:
-            from spatialprior.backbones.nano.qwen2_5_vl_nano import build
-
-            folder = Path(scratch) / "nano"
-            build(folder)
         cases: dict[str, Any] = {}
         for questions in map(int, args.questions.split(",")):
             out = Path(scratch) / f"questions-{questions}"
-            cases |= measure(folder, run, questions, args.rounds, out)
+            cases |= measure(args.folder, run, questions, args.rounds, out)
     setting = {
         "clips_per_step": run.trainer.clips_per_step,
         "gasp": run.priors["gasp"].to_dict(),

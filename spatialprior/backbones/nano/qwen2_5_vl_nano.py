@@ -3,12 +3,13 @@
 Everything is an instance of the stock class; only numbers are small. The vocabulary is a byte-level BPE
 (any text can be written) in which each word of ``words.txt`` is a single token.
 
-``python -m spatialprior.backbones.nano.qwen2_5_vl_nano FOLDER`` writes an untrained twin to FOLDER.
+``python -m spatialprior.backbones.nano.qwen2_5_vl_nano FOLDER`` writes an untrained twin to FOLDER;
+``--expand SOURCE`` writes SOURCE with identity blocks in front instead.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from importlib import resources
 from pathlib import Path
 
@@ -29,6 +30,7 @@ PATCH = 8
 SIDE = 128
 HIDDEN = 64
 LAYERS = 4
+"""Of the untrained twin; the shipped base has two more, see :func:`expand`."""
 HEADS = 2
 INIT_STD = 0.12
 """About 1/sqrt(HIDDEN). With the stock 0.02, attention at this width is so flat that matching never starts."""
@@ -146,5 +148,58 @@ def build(folder: Path, seed: int = 0) -> None:
     proc.save_pretrained(folder)
 
 
+def expand(source: Path, folder: Path, blocks: int = 2, seed: int = 0) -> None:
+    """Write the model of ``source`` with ``blocks`` more decoder layers, the first ones, to ``folder``.
+
+    The new layers add nothing yet: their output projections are zero, the rest is drawn with ``seed``. So
+    the model answers as before, bit for bit, and has layers that training on language has not shaped
+    ("Block Expansion" of LLaMA Pro, arXiv 2401.02415; there the other weights are copied instead of drawn,
+    and the blocks are spread over the depth).
+    """
+    trained = Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
+    deeper = Qwen2_5_VLConfig.from_pretrained(source)
+    text = deeper.text_config
+    text.num_hidden_layers += blocks
+    text.layer_types = [text.layer_types[0]] * text.num_hidden_layers
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(deeper)
+    moved = {_layers_later(name, blocks): weight for name, weight in trained.state_dict().items()}
+    missing, unexpected = model.load_state_dict(moved, strict=False)
+    new = tuple(f"model.language_model.layers.{i}." for i in range(blocks))
+    assert not unexpected and all(name.startswith(new) for name in missing), (missing, unexpected)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers[:blocks]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    model.generation_config = trained.generation_config
+    model.save_pretrained(folder)
+    Qwen2_5_VLProcessor.from_pretrained(source).save_pretrained(folder)
+
+
+def _layers_later(name: str, blocks: int) -> str:
+    stem = "model.language_model.layers."
+    if not name.startswith(stem):
+        return name
+    number, _, rest = name.removeprefix(stem).partition(".")
+    return f"{stem}{int(number) + blocks}.{rest}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description="Write a nano Qwen2.5-VL as a Hugging Face folder."
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--expand", type=Path, metavar="SOURCE", help="start from this trained folder"
+    )
+    parser.add_argument("--blocks", type=int, default=2, help="identity layers to put in front")
+    arguments = parser.parse_args()
+    if arguments.expand:
+        expand(arguments.expand, arguments.folder, arguments.blocks)
+    else:
+        build(arguments.folder)
+
+
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    main()
