@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _CHOICES = {
-    "pooling": ("mean", "max", "softmax_mean"),
+    "pooling": ("sum", "mean", "max", "softmax_mean"),
     "direction": ("causal", "forward", "both"),
     "norm": ("l2", "linf"),
-    "confidence": ("softmax_max",),
+    "confidence": ("softmax_near", "softmax_max"),
 }
 
 
@@ -18,7 +18,8 @@ class ProbeConfig:
     """How matches are read off queries and keys.
 
     Attributes:
-        pooling: Over attention heads: ``mean`` or ``max`` of the per-head similarity, or
+        pooling: Over attention heads: ``sum`` (one dot product of all heads, Q K^T as written), ``mean``
+            (the same matches, a flatter softmax) or ``max`` of the per-head similarity, or
             ``softmax_mean`` (mean of the per-head softmax over the target frame's tokens).
         rope: ``False``: queries and keys right after their projections (the paper's "post-projection");
             ``True``: after the rotary embedding, as attention uses them. A run reports both.
@@ -27,7 +28,9 @@ class ProbeConfig:
             Views are ordered as the decoder reads them.
         norm: Distance to the true match, in patch units: ``l2`` or ``linf``.
         radius_patches: A match is correct within this distance (the paper's PCK@2patch).
-        confidence: ``softmax_max``: the largest softmax weight over the target frame's tokens.
+        confidence: Of the softmax over the target frame's tokens: ``softmax_near``, the weight of all
+            tokens within the radius of the best one (what would count as the same match), or
+            ``softmax_max``, the best one's alone.
         anchor_grid: Anchors are token centres on at most this many rows and columns of a frame.
         tolerance_abs, tolerance_rel: Depths closer than ``max(abs metres, rel * depth)`` count as
             one surface when the true matches are made.
@@ -36,12 +39,12 @@ class ProbeConfig:
         batch_clips: Clips per forward pass.
     """
 
-    pooling: str = "mean"
+    pooling: str = "sum"
     rope: bool = False
     direction: str = "causal"
     norm: str = "l2"
     radius_patches: float = 2.0
-    confidence: str = "softmax_max"
+    confidence: str = "softmax_near"
     anchor_grid: int = 8
     tolerance_abs: float = 0.03
     tolerance_rel: float = 0.03

@@ -19,7 +19,7 @@ _ELEMENTS_AT_ONCE = (
 
 
 def pooled_similarity(
-    query: Tensor, key: Tensor, key_valid: Tensor, pooling: str = "mean"
+    query: Tensor, key: Tensor, key_valid: Tensor, pooling: str = "sum"
 ) -> Tensor:
     """Similarity pooled over heads.
 
@@ -27,7 +27,7 @@ def pooled_similarity(
         query: ``P A heads dim``.
         key: ``P N kv_heads dim``; a key head serves ``heads / kv_heads`` consecutive query heads.
         key_valid: ``P N`` bool.
-        pooling: ``mean`` or ``max`` of q.k / sqrt(dim) over heads, or ``softmax_mean``.
+        pooling: ``sum``, ``mean`` or ``max`` of q.k / sqrt(dim) over heads, or ``softmax_mean``.
 
     Returns:
         ``P A N`` float32 logits (log-probabilities for ``softmax_mean``), -inf where not valid.
@@ -36,32 +36,50 @@ def pooled_similarity(
     heads, kv_heads, dim = query.shape[2], key.shape[2], query.shape[3]
     grouped = query.unflatten(2, (kv_heads, heads // kv_heads))
     hidden = ~key_valid.unsqueeze(1)
-    if pooling == "mean":
-        # The mean over heads is one dot product of stacked heads; queries that share a key add up.
-        stacked = grouped.sum(3).flatten(2) / (heads * math.sqrt(dim))
+    if pooling in ("sum", "mean"):
+        # Over heads, either is one dot product of stacked heads; queries that share a key add up.
+        shares = heads if pooling == "mean" else 1
+        stacked = grouped.sum(3).flatten(2) / (shares * math.sqrt(dim))
         return torch.bmm(stacked, key.flatten(2).transpose(1, 2)).masked_fill(hidden, -math.inf)
     per_head = torch.einsum("pagjd,pngd->pgjan", grouped, key).flatten(1, 2) / math.sqrt(dim)
     if pooling == "max":
         return per_head.amax(1).masked_fill(hidden, -math.inf)
     if pooling == "softmax_mean":
         return per_head.masked_fill(hidden.unsqueeze(1), -math.inf).softmax(-1).mean(1).log()
-    raise ValueError(f"pooling={pooling!r}: choose mean, max or softmax_mean")
+    raise ValueError(f"pooling={pooling!r}: choose sum, mean, max or softmax_mean")
 
 
 def best_match(
-    query: Tensor, key: Tensor, key_valid: Tensor, pooling: str = "mean"
+    query: Tensor,
+    key: Tensor,
+    key_valid: Tensor,
+    pooling: str = "sum",
+    around: Tensor | None = None,
+    radius: float = 0.0,
+    norm: str = "l2",
 ) -> tuple[Tensor, Tensor]:
-    """Best token and its confidence (softmax weight over the key frame's tokens), ``P A`` each."""
+    """Best token and its confidence, ``P A`` each.
+
+    Confidence is a share of the softmax over the key frame's tokens: the best token's own, or, with token
+    centres ``around`` (``P N 2``, patch units), that of all tokens within ``radius`` of the best one.
+    """
     num_pairs, num_anchors, heads, _ = query.shape
-    per_pair = num_anchors * key.shape[1] * (1 if pooling == "mean" else heads)
+    per_pair = num_anchors * key.shape[1] * (1 if pooling in ("sum", "mean") else heads)
     step = max(1, _ELEMENTS_AT_ONCE // max(per_pair, 1))
     tokens, confidences = [], []
     for start in range(0, num_pairs, step):
         rows = slice(start, start + step)
         logits = pooled_similarity(query[rows], key[rows], key_valid[rows], pooling)
         top, token = logits.max(-1)
+        if around is None:
+            confidence = (top - logits.logsumexp(-1)).exp()
+        else:
+            centres = around[rows]
+            best = centres.gather(1, token[..., None].expand(-1, -1, 2))
+            near = patch_distance(best.unsqueeze(2), centres.unsqueeze(1), norm) <= radius
+            confidence = logits.softmax(-1).mul_(near).sum(-1)
         tokens.append(token)
-        confidences.append((top - logits.logsumexp(-1)).exp())
+        confidences.append(confidence)
     if not tokens:
         empty = query.new_zeros((0, num_anchors), dtype=torch.float32)
         return empty.long(), empty

@@ -42,10 +42,15 @@ class LayerMatcher:
         rotary: tuple[Tensor, Tensor] | None,
     ) -> None:
         layout = batch.token_map
-        self.clip, self.pooling, self.rotary = pairs.clip, config.pooling, rotary
+        self.clip, self.config, self.rotary = pairs.clip, config, rotary
         self.query_index = layout.index[pairs.clip, pairs.view_a].gather(1, pairs.cells)
         self.key_index = layout.index[pairs.clip, pairs.view_b]
         self.key_valid = layout.valid[pairs.clip, pairs.view_b]
+        self.around = (
+            token_positions(layout.grid[pairs.clip, pairs.view_b], layout.index.shape[-1])
+            if config.confidence == "softmax_near"
+            else None
+        )
         self.tokens: dict[int, Tensor] = {}
         self.confidence: dict[int, Tensor] = {}
 
@@ -61,7 +66,10 @@ class LayerMatcher:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor) -> None:
         q, k = self.select(query, key)
-        self.tokens[layer], self.confidence[layer] = best_match(q, k, self.key_valid, self.pooling)
+        config = self.config
+        self.tokens[layer], self.confidence[layer] = best_match(
+            q, k, self.key_valid, config.pooling, self.around, config.radius_patches, config.norm
+        )
 
 
 def match_batch(

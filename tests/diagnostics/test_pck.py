@@ -65,7 +65,7 @@ def test_chance_by_brute_force(norm: str) -> None:
         assert share == pytest.approx(hits / total)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max", "softmax_mean"])
+@pytest.mark.parametrize("pooling", ["sum", "mean", "max", "softmax_mean"])
 def test_pooling_equals_a_loop_over_heads_with_shared_keys(pooling: str) -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 3, 4, 8, generator=generator)
@@ -77,6 +77,7 @@ def test_pooling_equals_a_loop_over_heads_with_shared_keys(pooling: str) -> None
         heads.append(scores.masked_fill(~valid[:, None], -math.inf))
     stack = torch.stack(heads)
     wanted = {
+        "sum": stack.sum(0),
         "mean": stack.mean(0),
         "max": stack.amax(0),
         "softmax_mean": stack.softmax(-1).mean(0).log(),
@@ -87,6 +88,25 @@ def test_pooling_equals_a_loop_over_heads_with_shared_keys(pooling: str) -> None
     assert torch.equal(token, wanted.argmax(-1))
     assert torch.allclose(confidence, wanted.softmax(-1).amax(-1), atol=1e-6)
     assert not (token[1] == 2).any()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_confidence_near_the_match_by_brute_force(norm: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    query, key = (torch.randn(1, n, 2, 4, generator=generator) for n in (4, N))
+    valid = VALID.clone()
+    valid[0, ::7] = False
+    positions = token_positions(GRID, N)
+    token, confidence = best_match(query, key, valid, "sum", positions, 2.0, norm)
+    weights = pooled_similarity(query, key, valid, "sum").softmax(-1)[0]
+    for anchor in range(4):
+        best_row, best_col = divmod(int(token[0, anchor]), COLS)
+        wanted = 0.0
+        for cell in range(N):
+            dy, dx = abs(cell // COLS - best_row), abs(cell % COLS - best_col)
+            if (max(dx, dy) if norm == "linf" else math.hypot(dx, dy)) <= 2.0:
+                wanted += float(weights[anchor, cell])
+        assert float(confidence[0, anchor]) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
