@@ -201,7 +201,12 @@ def _forgotten(before: Mapping[str, Any], won: list[str]) -> list[Statement]:
     lost = [task for task, row in before.items() if beats_blind(row) and task not in won]
     if not lost:
         return []
-    lead = f"This training cost answers: {len(lost)} question types no longer beat the lookup."
+    types = (
+        "1 question type no longer beats"
+        if len(lost) == 1
+        else f"{len(lost)} question types no longer beat"
+    )
+    lead = f"This training cost answers: {types} the lookup."
     return [Statement("bad", lead, f"Before it they did: {', '.join(lost)}.")]
 
 
