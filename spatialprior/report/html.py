@@ -124,6 +124,7 @@ def _probe_rows(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[di
     rows = []
     for name, arm in figures.arms_of(report).items():
         kept = retention(arm) if arm else None
+        other = arm.get("other_rope") or {}
         rho_bounds = (
             arm["rho_ci95_by_layer"][arm["layer"]] if arm.get("rho_ci95_by_layer") else None
         )
@@ -132,7 +133,7 @@ def _probe_rows(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[di
                 "arm": labels[name],
                 "layer": str(arm["layer"]),
                 "pck": with_interval(arm["peak_pck"], arm.get("ci95")),
-                "other_rope": number((arm.get("other_rope") or {}).get("pck")),
+                "other_rope": f"{number(other.get('pck'))} / {number(other.get('confidence_correlation'))}",
                 "chance": number(arm["chance"]),
                 "static": number(arm["static"]),
                 "moved": number(arm.get("pck_moved")),
@@ -145,7 +146,7 @@ def _probe_rows(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[di
 
 
 def _other_rope(report: Mapping[str, Any]) -> str:
-    """``with`` or ``without``: how the second PCK column treats the rotary embedding."""
+    """``with`` or ``without``: how the column of both figures treats the rotary embedding."""
     others = [arm.get("other_rope") or {} for arm in figures.arms_of(report).values()]
     return "with" if any(other.get("rope") for other in others) else "without"
 

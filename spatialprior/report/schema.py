@@ -8,7 +8,7 @@ out or ``null``, never zero. Numbers that are not finite become ``null``.
 ``data``              kind of data, e.g. ``rooms``; ``method``: label of the trained arm, e.g. ``GASP``
 ``priors``            names of the priors; ``seconds``: stage -> s; ``peak_rss_bytes``: int
 ``probe``             ``before``, ``control``, ``after`` (and ``corr_only``): ``ProbeResult.at_layer``, and
-                      ``other_rope``: PCK at the same layer with the other treatment of the rotary embedding
+                      ``other_rope``: PCK and rho at that layer with the other treatment of the rotary embedding
 ``eval``              task -> ``score, chance, blind, n, ci95`` and optionally ``multi_view``,
                       ``vs_blind`` {``mean``, ``ci95``}; ``eval_control``, ``eval_before``: the same;
                       ``eval_vs_control``: paired difference {``mean``, ``ci95``} over all questions

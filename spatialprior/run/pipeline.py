@@ -287,6 +287,7 @@ class Pipeline:
             "other_rope": {
                 "rope": other.settings["rope"],
                 "pck": other.pck_by_layer[layer],
+                "confidence_correlation": other.confidence_correlation_by_layer[layer],
                 "pck_by_layer": other.pck_by_layer,
             },
         }
