@@ -38,10 +38,11 @@ class SpatialModel(nn.Module):
         self, backbone: Backbone, priors: Mapping[str, PriorInjector], language_weight: float = 1.0
     ) -> None:
         super().__init__()
-        taken = sorted(name for name in priors if hasattr(nn.ModuleDict, name) or "." in name)
+        empty = nn.ModuleDict()
+        taken = [name for name in priors if not name.isidentifier() or hasattr(empty, name)]
         if taken:
             raise ValueError(
-                f"a prior cannot be named {taken[0]!r}: torch needs that name; call it e.g. {taken[0]}_prior"
+                f"a prior cannot be named {taken[0]!r}: torch needs a plain name that it does not use itself"
             )
         self.backbone = backbone
         self.language_weight = language_weight

@@ -59,7 +59,7 @@ def test_terms_are_named_by_owner_and_the_language_comes_first():
     assert SpatialModel(tiny_backbone(), {})(silent) == []
 
 
-@pytest.mark.parametrize("name", ["keys", "train", "a.b"])
+@pytest.mark.parametrize("name", ["keys", "training", "a.b", ""])
 def test_a_name_that_torch_needs_is_refused(name):
     with pytest.raises(ValueError, match=f"cannot be named '{name}'"):
         SpatialModel(tiny_backbone(), {name: Scale(Scale.Config())})

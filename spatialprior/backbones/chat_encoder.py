@@ -123,10 +123,10 @@ class ChatEncoder:
         self, clip: MultiViewClip, question: Question, grids: Tensor
     ) -> tuple[list[int], list[int], list[int]]:
         """Token ids of (visual prefix, question up to the assistant's turn, answer with its end token)."""
-        if self.processor.image_token in question.text:
+        if self.processor.image_token in question.text + question.answer:
             raise ValueError(
-                f"clip {clip.clip_id}: the question {question.text!r} contains {self.processor.image_token}; "
-                "images go in by themselves, name them in words"
+                f"clip {clip.clip_id}: the question {question.text!r} or its answer contains "
+                f"{self.processor.image_token}; images go in by themselves, name them in words"
             )
         content: list[dict[str, str]] = [{"type": "image"} for _ in range(clip.num_views)]
         content.append({"type": "text", "text": question.text})

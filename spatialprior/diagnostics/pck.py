@@ -13,9 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-_ELEMENTS_AT_ONCE = (
-    1 << 24
-)  # of the per-head similarity, so that no map of all pairs is alive at once
+_ELEMENTS_AT_ONCE = 1 << 24
+"""Of a chunk's maps together, so that no map of all pairs is alive at once."""
 
 
 def pooled_similarity(
@@ -64,7 +63,8 @@ def best_match(
     centres ``around`` (``P N 2``, patch units), that of all tokens within ``radius`` of the best one.
     """
     num_pairs, num_anchors, heads, _ = query.shape
-    per_pair = num_anchors * key.shape[1] * (1 if pooling in ("sum", "mean") else heads)
+    maps = (1 if pooling in ("sum", "mean") else heads) + (0 if around is None else 4)
+    per_pair = num_anchors * key.shape[1] * maps
     step = max(1, _ELEMENTS_AT_ONCE // max(per_pair, 1))
     tokens, confidences = [], []
     for start in range(0, num_pairs, step):

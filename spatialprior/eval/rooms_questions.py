@@ -64,7 +64,7 @@ class RoomsQuestions(Benchmark):
     @property
     def tasks(self) -> tuple[str, ...]:
         settings = getattr(self._data, "config", None)
-        return resolve_tasks(getattr(settings, "tasks", ("all",)))
+        return tuple(dict.fromkeys(resolve_tasks(getattr(settings, "tasks", ("all",)))))
 
     @property
     def num_items(self) -> int:

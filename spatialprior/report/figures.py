@@ -125,6 +125,13 @@ def pck_by_layer(report: Mapping[str, Any]) -> Picture | None:
     )
 
 
+def _confidence(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    settings = next(iter(arms.values())).get("settings") or {}
+    if settings.get("confidence") == "softmax_max":
+        return "the largest softmax weight over the other frame's tokens"
+    return "the softmax weight, over the other frame's tokens, of those around the match"
+
+
 def rho_by_layer(report: Mapping[str, Any]) -> Picture | None:
     """Correlation of a match's confidence with its correctness, per layer."""
     arms, labels = arms_of(report), arm_labels(report)
@@ -153,8 +160,8 @@ def rho_by_layer(report: Mapping[str, Any]) -> Picture | None:
     return Picture(
         src,
         f"Correlation of confidence with correctness by decoder layer. {told}.",
-        "Does the model know when its match is right? Confidence is the largest softmax weight over the "
-        "other frame's tokens; bands are 95 % intervals.",
+        f"Does the model know when its match is right? Confidence is {_confidence(drawn)}; bands are "
+        "95 % intervals.",
     )
 
 

@@ -105,7 +105,7 @@ class RunConfig(RunSettings):
         backbone: The model to train.
         priors: Spatial priors by name, in the order in which they edit; empty is plain SFT.
         data: Clips with geometry (and questions, where it has them).
-        instruction: Clips with questions, interleaved where ``data`` has none; or ``None``.
+        instruction: Clips with questions, interleaved with those of ``data``; or ``None``.
         eval: Benchmark that scores the exported model; or ``None``.
         overrides: What the command line said, for the record.
     """

@@ -142,8 +142,9 @@ def test_the_sequence_is_the_processors_own():
     assert torch.equal(prompt, stock["input_ids"][:, : prompt.shape[1]])
 
 
-def test_a_question_that_spells_an_image_token_is_refused():
-    clip = plane_clip("c", questions=[("Is <|image_pad|> red?", "yes")])
+@pytest.mark.parametrize("pair", [("Is <|image_pad|> red?", "yes"), ("Red?", "<|image_pad|>")])
+def test_a_question_that_spells_an_image_token_is_refused(pair):
+    clip = plane_clip("c", questions=[pair])
     with pytest.raises(ValueError, match="clip c: the question"):
         ENCODER([clip])
 

@@ -116,3 +116,18 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spatialprior.diagnostics.pck._ELEMENTS_AT_ONCE", 1)
     parts = best_match(query, key, valid, "max")
     assert torch.equal(whole[0], parts[0]) and torch.allclose(whole[1], parts[1])
+
+
+def test_chunks_keep_each_pairs_own_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key = torch.randn(2, 3, 2, 4), torch.randn(2, 12, 2, 4)
+    valid = torch.ones(2, 12, dtype=torch.bool)
+    around = token_positions(torch.tensor([[3, 4], [2, 6]]), 12)
+    whole = best_match(query, key, valid, "sum", around, 1.0)
+    each = [
+        best_match(query[i : i + 1], key[i : i + 1], valid[:1], "sum", around[i : i + 1], 1.0)
+        for i in range(2)
+    ]
+    monkeypatch.setattr("spatialprior.diagnostics.pck._ELEMENTS_AT_ONCE", 1)
+    parts = best_match(query, key, valid, "sum", around, 1.0)
+    assert torch.allclose(whole[1], parts[1])
+    assert torch.allclose(whole[1], torch.cat([confidence for _, confidence in each]))

@@ -121,6 +121,15 @@ def test_matches_do_not_depend_on_the_batch_or_the_mode(backbone: Qwen2_5VL, rop
     assert together.pck_by_layer == pytest.approx(alone.pck_by_layer, abs=2.5 / together.n_anchors)
 
 
+def test_confidence_around_the_match_is_more_than_at_it(backbone: Qwen2_5VL) -> None:
+    batch = backbone.encoder()([plane_clip(0)])
+    pairs = sample_anchors([plane_clip(0)], batch.token_map, ProbeConfig())
+    with inference(backbone):
+        _, at = match_batch(backbone, batch, pairs, ProbeConfig(confidence="softmax_max"))
+        _, near = match_batch(backbone, batch, pairs, ProbeConfig())
+    assert (near >= at - 1e-6).all() and (near > at + 1e-4).any() and (near <= 1 + 1e-5).all()
+
+
 def test_capture_reads_what_attention_uses(backbone: Qwen2_5VL) -> None:
     """The best token by the probe is the arg max of q.k computed from the layer's own modules."""
     clip, config = plane_clip(3), ProbeConfig(anchor_grid=3, rope=False)

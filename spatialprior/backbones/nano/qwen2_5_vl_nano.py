@@ -156,6 +156,8 @@ def expand(source: Path, folder: Path, blocks: int = 2, seed: int = 0) -> None:
     ("Block Expansion" of LLaMA Pro, arXiv 2401.02415; there the other weights are copied instead of drawn,
     and the blocks are spread over the depth).
     """
+    if blocks < 1:
+        raise ValueError(f"blocks={blocks}: must be at least 1")
     trained = Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
     deeper = Qwen2_5_VLConfig.from_pretrained(source)
     text = deeper.text_config
