@@ -9,6 +9,7 @@ and norm are open there, ours to choose).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,23 +49,49 @@ def pooled_similarity(
     raise ValueError(f"pooling={pooling!r}: choose sum, mean, max or softmax_mean")
 
 
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Which tokens of a key frame lie within a radius of which, for ``P`` frame pairs.
+
+    Attributes:
+        table: ``G N K`` tokens near each token of ``G`` different grids, -1 where there are fewer.
+        which: ``P`` the grid of each pair's key frame.
+    """
+
+    table: Tensor
+    which: Tensor
+
+    @classmethod
+    def of(cls, grid: Tensor, num_tokens: int, radius: float, norm: str = "l2") -> Neighbourhoods:
+        """Of grids ``P 2`` (rows, cols), padded to ``num_tokens``."""
+        grids, which = torch.unique(grid, dim=0, return_inverse=True)
+        centres = token_positions(grids, num_tokens)
+        near = patch_distance(centres.unsqueeze(2), centres.unsqueeze(1), norm) <= radius
+        cells = torch.arange(num_tokens, device=grid.device)
+        near = near & (cells < grids.prod(-1, keepdim=True)).unsqueeze(1)
+        inside, table = near.byte().topk(int(near.sum(-1).max()), dim=-1)
+        return cls(table.masked_fill(inside == 0, -1), which)
+
+    def weight(self, share: Tensor, token: Tensor, rows: slice) -> Tensor:
+        """Sum of ``share`` (``p A N``) over the tokens near ``token`` (``p A``), of pairs ``rows``."""
+        near = self.table[self.which[rows, None], token]
+        return share.gather(-1, near.clamp(min=0)).masked_fill(near < 0, 0).sum(-1)
+
+
 def best_match(
     query: Tensor,
     key: Tensor,
     key_valid: Tensor,
     pooling: str = "sum",
-    around: Tensor | None = None,
-    radius: float = 0.0,
-    norm: str = "l2",
+    around: Neighbourhoods | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Best token and its confidence, ``P A`` each.
 
-    Confidence is a share of the softmax over the key frame's tokens: the best token's own, or, with token
-    centres ``around`` (``P N 2``, patch units), that of all tokens within ``radius`` of the best one.
+    Confidence is a share of the softmax over the key frame's tokens: the best token's own or, with
+    ``around``, that of all tokens near it.
     """
     num_pairs, num_anchors, heads, _ = query.shape
-    maps = (1 if pooling in ("sum", "mean") else heads) + (0 if around is None else 4)
-    per_pair = num_anchors * key.shape[1] * maps
+    per_pair = num_anchors * key.shape[1] * (1 if pooling in ("sum", "mean") else heads)
     step = max(1, _ELEMENTS_AT_ONCE // max(per_pair, 1))
     tokens, confidences = [], []
     for start in range(0, num_pairs, step):
@@ -74,10 +101,7 @@ def best_match(
         if around is None:
             confidence = (top - logits.logsumexp(-1)).exp()
         else:
-            centres = around[rows]
-            best = centres.gather(1, token[..., None].expand(-1, -1, 2))
-            near = patch_distance(best.unsqueeze(2), centres.unsqueeze(1), norm) <= radius
-            confidence = logits.softmax(-1).mul_(near).sum(-1)
+            confidence = around.weight(logits.softmax(-1), token, rows)
         tokens.append(token)
         confidences.append(confidence)
     if not tokens:

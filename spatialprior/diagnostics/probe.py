@@ -18,7 +18,13 @@ from spatialprior.core.batch import ClipBatch
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.diagnostics.anchors import AnchorPairs, sample_anchors
 from spatialprior.diagnostics.config import ProbeConfig
-from spatialprior.diagnostics.pck import best_match, chance_level, patch_distance, token_positions
+from spatialprior.diagnostics.pck import (
+    Neighbourhoods,
+    best_match,
+    chance_level,
+    patch_distance,
+    token_positions,
+)
 from spatialprior.diagnostics.qk import pick, undo_rotary, watch_attention
 from spatialprior.diagnostics.result import ProbeResult, Samples
 
@@ -42,15 +48,16 @@ class LayerMatcher:
         rotary: tuple[Tensor, Tensor] | None,
     ) -> None:
         layout = batch.token_map
-        self.clip, self.config, self.rotary = pairs.clip, config, rotary
+        self.clip, self.pooling, self.rotary = pairs.clip, config.pooling, rotary
         self.query_index = layout.index[pairs.clip, pairs.view_a].gather(1, pairs.cells)
         self.key_index = layout.index[pairs.clip, pairs.view_b]
         self.key_valid = layout.valid[pairs.clip, pairs.view_b]
-        self.around = (
-            token_positions(layout.grid[pairs.clip, pairs.view_b], layout.index.shape[-1])
-            if config.confidence == "softmax_near"
-            else None
-        )
+        self.around: Neighbourhoods | None = None
+        if config.confidence == "softmax_near":
+            grid = layout.grid[pairs.clip, pairs.view_b]
+            self.around = Neighbourhoods.of(
+                grid, layout.index.shape[-1], config.radius_patches, config.norm
+            )
         self.tokens: dict[int, Tensor] = {}
         self.confidence: dict[int, Tensor] = {}
 
@@ -66,9 +73,8 @@ class LayerMatcher:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor) -> None:
         q, k = self.select(query, key)
-        config = self.config
         self.tokens[layer], self.confidence[layer] = best_match(
-            q, k, self.key_valid, config.pooling, self.around, config.radius_patches, config.norm
+            q, k, self.key_valid, self.pooling, self.around
         )
 
 

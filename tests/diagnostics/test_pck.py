@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spatialprior.diagnostics.pck import (
+    Neighbourhoods,
     best_match,
     chance_level,
     patch_distance,
@@ -96,8 +97,8 @@ def test_confidence_near_the_match_by_brute_force(norm: str) -> None:
     query, key = (torch.randn(1, n, 2, 4, generator=generator) for n in (4, N))
     valid = VALID.clone()
     valid[0, ::7] = False
-    positions = token_positions(GRID, N)
-    token, confidence = best_match(query, key, valid, "sum", positions, 2.0, norm)
+    around = Neighbourhoods.of(GRID, N, 2.0, norm)
+    token, confidence = best_match(query, key, valid, "sum", around)
     weights = pooled_similarity(query, key, valid, "sum").softmax(-1)[0]
     for anchor in range(4):
         best_row, best_col = divmod(int(token[0, anchor]), COLS)
@@ -121,13 +122,14 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chunks_keep_each_pairs_own_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key = torch.randn(2, 3, 2, 4), torch.randn(2, 12, 2, 4)
     valid = torch.ones(2, 12, dtype=torch.bool)
-    around = token_positions(torch.tensor([[3, 4], [2, 6]]), 12)
-    whole = best_match(query, key, valid, "sum", around, 1.0)
+    grids = torch.tensor([[3, 4], [2, 6]])
+    around = Neighbourhoods.of(grids, 12, 1.0)
+    whole = best_match(query, key, valid, "sum", around)
     each = [
-        best_match(query[i : i + 1], key[i : i + 1], valid[:1], "sum", around[i : i + 1], 1.0)
+        best_match(query[[i]], key[[i]], valid[:1], "sum", Neighbourhoods.of(grids[[i]], 12, 1.0))
         for i in range(2)
     ]
     monkeypatch.setattr("spatialprior.diagnostics.pck._ELEMENTS_AT_ONCE", 1)
-    parts = best_match(query, key, valid, "sum", around, 1.0)
+    parts = best_match(query, key, valid, "sum", around)
     assert torch.allclose(whole[1], parts[1])
     assert torch.allclose(whole[1], torch.cat([confidence for _, confidence in each]))
