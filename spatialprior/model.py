@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -19,6 +19,20 @@ from spatialprior.objectives.language import answer_cross_entropy
 LANGUAGE_TERM = "language"
 
 
+class PriorNameError(ValueError):
+    """A prior has a name under which torch cannot keep it."""
+
+
+def check_prior_names(names: Iterable[str]) -> None:
+    """Raise :class:`PriorNameError` for a name that a ``ModuleDict`` does not take."""
+    empty = nn.ModuleDict()
+    for name in names:
+        if not name.isidentifier() or hasattr(empty, name):
+            raise PriorNameError(
+                f"a prior cannot be named {name!r}: torch needs a plain name that it does not use itself"
+            )
+
+
 class SpatialModel(nn.Module):
     """Runs the backbone once for all priors and returns every loss term.
 
@@ -31,19 +45,14 @@ class SpatialModel(nn.Module):
         language_weight: Factor of the answer cross-entropy in the total.
 
     Raises:
-        ValueError: A prior has a name that torch keeps for itself.
+        PriorNameError: A prior has a name that torch keeps for itself.
     """
 
     def __init__(
         self, backbone: Backbone, priors: Mapping[str, PriorInjector], language_weight: float = 1.0
     ) -> None:
         super().__init__()
-        empty = nn.ModuleDict()
-        taken = [name for name in priors if not name.isidentifier() or hasattr(empty, name)]
-        if taken:
-            raise ValueError(
-                f"a prior cannot be named {taken[0]!r}: torch needs a plain name that it does not use itself"
-            )
+        check_prior_names(priors)
         self.backbone = backbone
         self.language_weight = language_weight
         self.needs: dict[str, Needs] = {}

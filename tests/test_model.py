@@ -10,7 +10,7 @@ from torch import nn
 
 from spatialprior.core.injector import MissingClipFieldError, Needs, PriorInjector
 from spatialprior.core.sites import VISUAL_TOKENS
-from spatialprior.model import SpatialModel
+from spatialprior.model import PriorNameError, SpatialModel
 from spatialprior.priors.gasp.injector import Gasp
 from spatialprior.testing import DummyObserver, InjectorContract, plane_clip, tiny_backbone
 
@@ -61,7 +61,7 @@ def test_terms_are_named_by_owner_and_the_language_comes_first():
 
 @pytest.mark.parametrize("name", ["keys", "training", "a.b", ""])
 def test_a_name_that_torch_needs_is_refused(name):
-    with pytest.raises(ValueError, match=f"cannot be named '{name}'"):
+    with pytest.raises(PriorNameError, match=f"cannot be named '{name}'"):
         SpatialModel(tiny_backbone(), {name: Scale(Scale.Config())})
 
 

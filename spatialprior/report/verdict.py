@@ -201,13 +201,8 @@ def _forgotten(before: Mapping[str, Any], won: list[str]) -> list[Statement]:
     lost = [task for task, row in before.items() if beats_blind(row) and task not in won]
     if not lost:
         return []
-    types = (
-        "1 question type no longer beats"
-        if len(lost) == 1
-        else f"{len(lost)} question types no longer beat"
-    )
-    lead = f"This training cost answers: {types} the lookup."
-    return [Statement("bad", lead, f"Before it they did: {', '.join(lost)}.")]
+    text = f"Before it these question types beat the lookup, and no longer do: {', '.join(lost)}."
+    return [Statement("bad", "This training cost answers.", text)]
 
 
 def _against_control(report: Mapping[str, Any], here: float, there: float, count: int) -> Statement:

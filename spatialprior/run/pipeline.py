@@ -25,7 +25,7 @@ from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
 from spatialprior.eval.evaluator import evaluate, load_exported
 from spatialprior.export import export_model
-from spatialprior.model import SpatialModel
+from spatialprior.model import SpatialModel, check_prior_names
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import write_report
 from spatialprior.report.summary import summary
@@ -181,6 +181,7 @@ class Pipeline:
 
     def _check(self) -> None:
         """What can be known before any weight loads."""
+        check_prior_names(self.config.priors)
         needs_geometry = {*self.config.priors, *(("vqa",) if self.config.vqa.enabled else ())}
         if needs_geometry and not self.config.data.cls.has_geometry:
             raise MissingClipFieldError(

@@ -1,13 +1,15 @@
 """The whole path on a tiny world: every stage, resume, modes, the control and an ablation."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from spatialprior.model import PriorNameError
 from spatialprior.run.compose import compose_run
-from spatialprior.run.errors import ConfigError, RunError
+from spatialprior.run.errors import ConfigError, RunError, is_expected
 from spatialprior.run.pipeline import Pipeline, run_folder
 
 ROOMS = [
@@ -123,6 +125,14 @@ def test_plain_sft_needs_no_control_and_vqa_has_one(world, tmp_path):
     vqa = Pipeline(compose_run(["recipe=vqa_qwen", *world]), tmp_path)
     assert [arm.name for arm in sft.arms] == ["after"]
     assert [(arm.name, arm.vqa) for arm in vqa.arms] == [("after", True), ("control", False)]
+
+
+def test_a_prior_named_like_a_torch_method_is_told_before_any_weight_loads(world):
+    config = compose_run(["recipe=gasp_qwen", *world, "backbone.path=/no/such/model"])
+    renamed = dataclasses.replace(config, priors={"keys": config.priors["gasp"]})
+    with pytest.raises(PriorNameError, match="cannot be named 'keys'") as caught:
+        Pipeline(renamed, run_folder(renamed)).run()
+    assert is_expected(caught.value)
 
 
 def test_an_ablation_of_a_missing_prior_is_one_line(world, tmp_path):
