@@ -207,7 +207,7 @@ def _token_map(clips: Sequence[MultiViewClip], visual: Tensor, grids: Tensor) ->
             index[b, v, :count] = positions[start : start + count]
             valid[b, v, :count] = True
             grid[b, v] = grids[cursor]
-            size[b, v] = torch.tensor(clip.image_size, dtype=torch.float32)
+            size[b, v] = torch.tensor(clip.image_sizes[v], dtype=torch.float32)
             start += count
             cursor += 1
         assert start == len(positions), (

@@ -136,7 +136,7 @@ def trace_clip(
         "query_truth": query_truth,
     }
     return MatchTrace(
-        images=clip.images.permute(0, 2, 3, 1).cpu().numpy(),
+        images=torch.stack(tuple(clip.images)).permute(0, 2, 3, 1).cpu().numpy(),
         pair=np.array([view_a, view_b]),
         layer=np.array(layer),
         **{name: tensor.cpu().numpy() for name, tensor in tensors.items()},
