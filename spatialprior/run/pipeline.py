@@ -126,7 +126,7 @@ class Pipeline:
 
     def _export(self, arm: Arm) -> dict[str, Any]:
         trainer = self._trainer(arm)
-        trainer.restore()
+        trainer.checkpoints.load_weights(trainer.model)
         return export_model(trainer.model, arm.export, recipe_hash=self._hash(arm)).to_dict()
 
     def _trainer(self, arm: Arm, tracker: Any = None) -> Trainer:
@@ -138,6 +138,7 @@ class Pipeline:
             self.accelerator,
             arm.folder,
             recipe_hash=self._hash(arm),
+            seed=self.config.seed,
             label=f"train {arm.name}",
             tracker=tracker,
         )
