@@ -268,7 +268,8 @@ def _draw(
 
 def _generator(step: int, clip_id: str = "") -> torch.Generator:
     """Random numbers of a clip in a step (without a clip, of the step), wherever it is computed."""
-    return torch.Generator().manual_seed((step << 32) | zlib.crc32(clip_id.encode()))
+    # The CPU generator takes 32 bits of a seed and drops the rest.
+    return torch.Generator().manual_seed(zlib.crc32(f"{step} {clip_id}".encode()))
 
 
 def _fill_token_depth(
