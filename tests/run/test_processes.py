@@ -55,7 +55,8 @@ def test_a_crash_of_one_process_ends_the_run_and_names_the_cause(how, world):
     assert failed.returncode != 0
     folder = Path(re.search(r"run folder: (.*)", failed.stdout)[1])
     if how == "kill":
-        assert re.search(r"rank\s*: 1 ", failed.stderr) and "SIGKILL" in failed.stderr
+        assert re.search(r"rank\s*: 1 ", failed.stderr), failed.stderr
+        assert "SIGKILL" in failed.stderr, failed.stderr
     else:
         assert "spatialprior: loss term gasp/corr is nan on clips room-7" in failed.stderr
         failure = json.loads((folder / FAILURE_FILE).read_text())
