@@ -44,9 +44,7 @@ class ShuffledPasses:
 
     def _keys(self, lap: int) -> tuple[int, ...]:
         digest = hashlib.blake2b(repr((*self._key, lap)).encode(), digest_size=8 * _ROUNDS).digest()
-        return tuple(
-            int.from_bytes(digest[8 * i : 8 * i + 8], "little") for i in range(_ROUNDS)
-        )
+        return tuple(int.from_bytes(digest[8 * i : 8 * i + 8], "little") for i in range(_ROUNDS))
 
     def _permute(self, value: int) -> int:
         mask = (1 << self._half) - 1

@@ -15,6 +15,7 @@ _EXPECTED = (
     ("spatialprior.core.injector", "MissingClipFieldError"),
     ("spatialprior.core.terms", "NonFiniteLossError"),
     ("spatialprior.data.sequence", "BadFrameError"),
+    ("spatialprior.data.media.errors", "MediaPathError"),
     ("spatialprior.model", "PriorNameError"),
 )
 """Errors of the packages below that speak to the user in one line. Named, not imported: none of these

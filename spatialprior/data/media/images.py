@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spatialprior.data.media.errors import BadMediaError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are tried. Pillow knows more; some of those start other programs (EPS runs Ghostscript)."""
 
 MAX_PIXELS = 90_000_000
