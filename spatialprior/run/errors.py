@@ -15,6 +15,7 @@ _EXPECTED = (
     ("spatialprior.core.injector", "MissingClipFieldError"),
     ("spatialprior.core.terms", "NonFiniteLossError"),
     ("spatialprior.data.sequence", "BadFrameError"),
+    ("spatialprior.data.media.errors", "MediaPathError"),
     ("spatialprior.model", "PriorNameError"),
     ("spatialprior.train.tracking", "TrackingError"),
     ("spatialprior.train.fsdp", "FullyShardedModelError"),
@@ -34,8 +35,11 @@ class RunError(RuntimeError):
 
 
 def one_line(message: object) -> str:
-    """Any message on one line."""
-    return " ".join(str(message).split())
+    """Any message on one line; of an error that torch brings from a loader process, what was said there."""
+    text = str(message).strip()
+    if text.startswith("Caught ") and "DataLoader worker process" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def is_expected(error: BaseException) -> bool:
