@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
-from torch._subclasses.fake_tensor import DataDependentOutputException as DataDependent
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 
 from spatialprior.core.batch import IGNORE, ClipBatch
 from spatialprior.core.terms import total_loss
@@ -75,8 +80,9 @@ def cost_of(
         with meter.parts_of(parts(model)), _owned_losses(meter, model), meter:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 terms = model(batch, contexts)
-            meter.backward(total_loss(terms, counts), model.parameters())
-    except (DynamicOutputShapeException, DataDependent) as error:
+            if terms:  # plain SFT passes over clips without questions, as training does
+                meter.backward(total_loss(terms, counts), model.parameters())
+    except (DynamicOutputShapeException, DataDependentOutputException) as error:
         raise PlanError(
             f"cannot plan this run without weights: {str(error) or 'an operation'} needs values, not shapes"
         ) from error
@@ -97,51 +103,32 @@ def cost_of(
     )
 
 
-def mean_over_frames(costs: Mapping[int, Cost], frames: tuple[int, int]) -> Cost:
-    """Mean cost of clips whose number of views is uniform, from those of three numbers.
-
-    Every part of the cost is a polynomial of degree two in the number of views (attention and matching go with
-    pairs of views), so three points say it all.
-
-    Args:
-        costs: Views -> cost; one entry, or those of the fewest, the most and one between.
-        frames: Fewest and most views.
-    """
-    low, high = frames
-    if len(costs) == 1:
-        return next(iter(costs.values()))
-    numbers = range(low, high + 1)
-    weights = _lagrange_means(list(costs), numbers)
-    flops: Counter[tuple[str, str]] = Counter()
-    memory: Counter[str] = Counter()
+def weighted_sum(costs: Iterable[tuple[Cost, float]]) -> Cost:
+    """Sum of costs, each times its weight. Of memory, which does not add up, the fullest is kept."""
+    flops: defaultdict[tuple[str, str], float] = defaultdict(float)
+    memory: Mapping[str, float] = {}
     sizes = [0.0, 0.0, 0.0]
-    for (count, cost), weight in zip(costs.items(), weights, strict=True):
+    for cost, weight in costs:
         for key, value in cost.flops.items():
-            flops[key] += weight * value  # type: ignore[assignment]
-        for owner, size in cost.memory.items():
-            memory[owner] += weight * size  # type: ignore[assignment]
+            flops[key] += weight * value
         for i, value in enumerate((cost.tokens, cost.visual_tokens, cost.labelled_tokens)):
             sizes[i] += weight * value
-    return Cost(dict(flops), dict(memory), *sizes)
+        memory = max(memory, cost.memory, key=lambda kinds: sum(kinds.values()))
+    return Cost(dict(flops), memory, *sizes)
 
 
-def frames_to_try(frames: tuple[int, int]) -> list[int]:
-    """The numbers of views that :func:`mean_over_frames` wants."""
-    low, high = frames
-    return sorted({low, (low + high) // 2, high})
+def lagrange_means(points: Sequence[float], numbers: Sequence[float]) -> list[float]:
+    """Weights that make the mean over ``numbers`` of a polynomial out of its values at ``points``.
 
-
-def _lagrange_means(points: list[int], numbers: range) -> list[float]:
-    """Mean over ``numbers`` of each Lagrange polynomial on ``points``."""
+    A clip's cost is of degree two in its number of views (attention and matching go with pairs of views), so that
+    three points say it all.
+    """
     weights = []
-    for i, own in enumerate(points):
-        others = [point for j, point in enumerate(points) if j != i]
-        values = []
-        for n in numbers:
-            value = 1.0
-            for other in others:
-                value *= (n - other) / (own - other)
-            values.append(value)
+    for own in points:
+        values = [
+            math.prod((n - other) / (own - other) for other in points if other != own)
+            for n in numbers
+        ]
         weights.append(sum(values) / len(values))
     return weights
 
@@ -181,6 +168,4 @@ class _owned_losses:  # noqa: N801
 
 
 def _is_fake(model: SpatialModel) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor
-
     return isinstance(next(model.parameters()).data, FakeTensor)

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from spatialprior.core.backbone import Checkpointing
 from spatialprior.model import SpatialModel
-from spatialprior.plan.cost import Cost, cost_of, frames_to_try, mean_over_frames
+from spatialprior.plan.cost import Cost, cost_of, lagrange_means, weighted_sum
 from spatialprior.plan.fake_model import fake_model
 from spatialprior.plan.gpus import GPUS, Gpu
 from spatialprior.plan.memory import Weights, memory_of, weights_of
 from spatialprior.plan.parameters import parameters_by_owner
 from spatialprior.plan.published import PlanError, Shape, shape_of
-from spatialprior.plan.workload import Workload, workloads
+from spatialprior.plan.workload import Workload, word_of_one_token, workloads
 
 if TYPE_CHECKING:
     from spatialprior.run.schema import RunConfig
+
+
+Pass = tuple[tuple[str, int], ...]
+"""A micro-batch: kinds of clips, and how many of each."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will cost. Bytes, FLOPs and tokens are of one optimiser step.
+    """What a run will cost.
 
     Attributes:
         run: The run's config, as plain values.
@@ -54,8 +58,7 @@ class Plan:
         parameters: Owner -> (all, trained).
         memory: Kind -> bytes on one GPU, at the fullest moment.
         free: Bytes of the GPU that the plan may fill (all but the reserve).
-        flops: ``(part, phase)`` -> FLOPs.
-        tokens, visual_tokens, labelled_tokens: Of a step.
+        step: FLOPs and tokens of a step on all GPUs together.
         works: Kinds of clips of a step.
         hours: Wall-clock hours of this run's budget; ``control_hours`` adds its control (SFT).
         gpu_hours: ``hours`` times GPUs.
@@ -70,10 +73,7 @@ class Plan:
     parameters: dict[str, tuple[int, int]]
     memory: dict[str, float]
     free: float
-    flops: dict[tuple[str, str], float]
-    tokens: float
-    visual_tokens: float
-    labelled_tokens: float
+    step: Cost
     works: list[Workload]
     hours: float
     control_hours: float
@@ -89,17 +89,8 @@ class Plan:
         return self.total_memory <= self.free
 
     @property
-    def total_flops(self) -> float:
-        return sum(self.flops.values())
-
-    @property
     def gpu_hours(self) -> float:
         return self.hours * self.gpus
-
-    def share(self, prefix: str) -> float:
-        """Share of the step's FLOPs that parts of this name take."""
-        own = sum(value for (part, _), value in self.flops.items() if part.startswith(prefix))
-        return own / self.total_flops
 
 
 class Planner:
@@ -121,46 +112,69 @@ class Planner:
         )
         self.weights: Weights = weights_of(self.model)
         self._encoder: Any = self.model.backbone.encoder()
+        self._word = word_of_one_token(self.model.backbone.processor.tokenizer)  # type: ignore[attr-defined]
         self._costs: dict[Any, Cost] = {}
 
-    def cost(self, work: Workload, frames: int, clips: int, hardware: Hardware) -> Cost:
-        """One micro-batch of ``clips`` equal clips."""
+    def passes(self, hardware: Hardware) -> Counter[Pass]:
+        """What the GPUs' micro-batches of a step are made of -> how many there are, as training deals clips out."""
+        kinds: list[str] = []
+        for work in self.works:
+            kinds += [work.name] * round(work.clips_per_step)
+        found: Counter[Pass] = Counter()
+        for rank in range(self.gpus):
+            own = kinds[rank :: self.gpus]
+            for start in range(0, len(own), hardware.micro_batch):
+                dealt = Counter(own[start : start + hardware.micro_batch])
+                found[tuple(sorted(dealt.items()))] += 1
+        return found
+
+    def cost(self, dealt: Pass, hardware: Hardware, reach: float) -> Cost:
+        """One micro-batch, its clips with ``reach`` (0 to 1) of the way from their fewest to their most views."""
         accumulates = self.accumulates(hardware)
-        key = (work.name, frames, clips, hardware.checkpointing, accumulates)
+        works = {work.name: work for work in self.works}
+        views = tuple(works[name].frames_at(reach) for name, _ in dealt)
+        key = (dealt, views, hardware.checkpointing, accumulates)
         if key not in self._costs:
             self.model.backbone.set_gradient_checkpointing(hardware.checkpointing)
-            batch = self._encoder([work.clip(frames)] * clips)
+            clips = [
+                works[name].clip(n, self._word)
+                for (name, count), n in zip(dealt, views, strict=True)
+                for _ in range(count)
+            ]
             bf16 = self.config.scale.mixed_precision == "bf16"
+            batch = self._encoder(clips)
             self._costs[key] = cost_of(self.model, batch, bf16=bf16, accumulates=accumulates)
         return self._costs[key]
 
     def accumulates(self, hardware: Hardware) -> bool:
         return self.config.trainer.clips_per_step > self.gpus * hardware.micro_batch
 
-    def step(self, hardware: Hardware) -> list[tuple[Workload, Cost]]:
-        """Mean cost of a clip of each kind."""
-        found = []
-        for work in self.works:
-            costs = {n: self.cost(work, n, 1, hardware) for n in frames_to_try(work.frames)}
-            found.append((work, mean_over_frames(costs, work.frames)))
-        return found
+    def step(self, hardware: Hardware) -> Cost:
+        """Mean cost of a step on all GPUs together."""
+        costs = []
+        for dealt, times in self.passes(hardware).items():
+            ranges = [work.frames for work in self.works if work.name in dict(dealt)]
+            low, high = max(ranges, key=lambda frames: frames[1] - frames[0])
+            points = (0.0, 0.5, 1.0) if high - low > 1 else (0.0, 1.0) if high > low else (1.0,)
+            weights = lagrange_means(points, [i / max(high - low, 1) for i in range(high - low + 1)])
+            costs += [
+                (self.cost(dealt, hardware, point), weight * times)
+                for point, weight in zip(points, weights, strict=True)
+            ]
+        return weighted_sum(costs)
 
     def memory(self, hardware: Hardware) -> dict[str, float]:
-        """One GPU at the fullest moment: the kind of clip that takes most, at its most views."""
-        # A GPU never has more clips of a kind in a pass than come to it in a step.
-        every = []
-        for work in self.works:
-            clips = max(1, min(hardware.micro_batch, -(-int(work.clips_per_step) // self.gpus)))
-            cost = self.cost(work, work.frames[1], clips, hardware)
-            every.append(
-                memory_of(
-                    self.weights,
-                    cost,
-                    sharding=hardware.sharding,
-                    gpus=self.gpus,
-                    accumulates=self.accumulates(hardware),
-                )
+        """One GPU at the fullest moment: the micro-batch that takes most, its clips at their most views."""
+        every = [
+            memory_of(
+                self.weights,
+                self.cost(dealt, hardware, 1.0),
+                sharding=hardware.sharding,
+                gpus=self.gpus,
+                accumulates=self.accumulates(hardware),
             )
+            for dealt in self.passes(hardware)
+        ]
         return max(every, key=lambda kinds: sum(kinds.values()))
 
 
@@ -173,13 +187,7 @@ def plan_run(config: RunConfig) -> Plan:
     planner = Planner(config)
     scale, settings = config.scale, config.plan
     hardware = Hardware(scale.micro_batch, scale.gradient_checkpointing, scale.sharding)
-    flops: Counter[tuple[str, str]] = Counter()
-    sizes = [0.0, 0.0, 0.0]
-    for work, cost in planner.step(hardware):
-        for key, value in cost.flops.items():
-            flops[key] += work.clips_per_step * value  # type: ignore[assignment]
-        for i, size in enumerate((cost.tokens, cost.visual_tokens, cost.labelled_tokens)):
-            sizes[i] += work.clips_per_step * size
+    step = planner.step(hardware)
     gpu = GPUS[settings.gpu]
     free = gpu.gib * 2**30 * (1 - settings.reserve)
     memory = planner.memory(hardware)
@@ -191,16 +199,27 @@ def plan_run(config: RunConfig) -> Plan:
             if size <= free:
                 fitting = other
                 break
-    total = float(sum(flops.values()))
+    total = step.total_flops
     pace = gpu.tflops * 1e12 * settings.utilisation * planner.gpus * 3600
     hours = total * config.trainer.steps / pace
-    priors = sum(value for (part, _), value in flops.items() if part.startswith("priors."))
+    priors = sum(value for (part, _), value in step.flops.items() if part.startswith("priors."))
     has_control = config.control == "sft" and (config.priors or config.vqa.enabled)
     control = hours * (1 - priors / total) if has_control else 0.0
     return Plan(
-        config, planner.shape, gpu, planner.gpus, parameters_by_owner(planner.model), memory, free, dict(flops),
-        sizes[0], sizes[1], sizes[2], planner.works, hours, hours + control, fitting, lowest,
-    )  # fmt: skip
+        config,
+        planner.shape,
+        gpu,
+        planner.gpus,
+        parameters_by_owner(planner.model),
+        memory,
+        free,
+        step,
+        planner.works,
+        hours,
+        hours + control,
+        fitting,
+        lowest,
+    )
 
 
 def number_of_gpus(config: RunConfig) -> int:

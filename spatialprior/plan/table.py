@@ -39,9 +39,9 @@ def text_of(plan: Plan) -> str:
     ]
     for part, by_phase in _by_part(plan).items():
         cells = "".join(f"{by_phase.get(phase, 0) / 1e12:>12,.4g}" for phase in (FORWARD, BACKWARD, RECOMPUTE))
-        lines.append(f"  {part:<28}{cells}{sum(by_phase.values()) / plan.total_flops:>10.2%}")
+        lines.append(f"  {part:<28}{cells}{sum(by_phase.values()) / plan.step.total_flops:>10.2%}")
     lines += [
-        f"  {'total':<28}{plan.total_flops / 1e12:>12,.4g}   attention counted as the full square, causal or not",
+        f"  {'total':<28}{plan.step.total_flops / 1e12:>12,.4g}   attention counted as the full square, causal or not",
         "",
         "STEP",
     ]
@@ -54,8 +54,8 @@ def text_of(plan: Plan) -> str:
         )
     passes = -(-config.trainer.clips_per_step // (plan.gpus * scale.micro_batch))
     lines += [
-        f"  {plan.tokens:,.0f} tokens, {plan.visual_tokens:,.0f} of them visual, "
-        f"{plan.labelled_tokens:,.0f} labelled; {passes} pass(es) of {scale.micro_batch} clip(s) on each GPU",
+        f"  {plan.step.tokens:,.0f} tokens, {plan.step.visual_tokens:,.0f} of them visual, "
+        f"{plan.step.labelled_tokens:,.0f} labelled; {passes} pass(es) of {scale.micro_batch} clip(s) on each GPU",
         "",
         "TIME",
         f"  {config.trainer.steps:,} steps: {plan.hours:,.3g} h, {plan.gpu_hours:,.4g} GPU-hours at "
@@ -88,10 +88,10 @@ def dict_of(plan: Plan) -> dict[str, Any]:
         "memory_total_bytes": plan.total_memory,
         "memory_free_bytes": plan.free,
         "flops_per_step": _by_part(plan),
-        "flops_per_step_total": plan.total_flops,
-        "tokens_per_step": plan.tokens,
-        "visual_tokens_per_step": plan.visual_tokens,
-        "labelled_tokens_per_step": plan.labelled_tokens,
+        "flops_per_step_total": plan.step.total_flops,
+        "tokens_per_step": plan.step.tokens,
+        "visual_tokens_per_step": plan.step.visual_tokens,
+        "labelled_tokens_per_step": plan.step.labelled_tokens,
         "hours": plan.hours,
         "hours_with_control": plan.control_hours,
         "gpu_hours": plan.gpu_hours,
@@ -103,7 +103,7 @@ def dict_of(plan: Plan) -> dict[str, Any]:
 
 def _by_part(plan: Plan) -> dict[str, dict[str, float]]:
     parts: dict[str, dict[str, float]] = {}
-    for (part, phase), value in plan.flops.items():
+    for (part, phase), value in plan.step.flops.items():
         parts.setdefault(part, {})[phase] = value
     return dict(sorted(parts.items(), key=lambda item: -sum(item[1].values())))
 

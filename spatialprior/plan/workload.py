@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,18 @@ class Workload:
     answer_tokens: int
     has_geometry: bool
 
-    def clip(self, frames: int) -> MultiViewClip:
-        """A clip of this size: ``frames`` equal views of a wall at 2 m, so that every anchor has a match."""
+    def frames_at(self, reach: float) -> int:
+        """Views of a clip, ``reach`` (0 to 1) of the way from the fewest to the most."""
+        low, high = self.frames
+        return low + math.floor(reach * (high - low))
+
+    def clip(self, frames: int, word: str) -> MultiViewClip:
+        """A clip of this size: ``frames`` equal views of a wall at 2 m, so that every anchor has a match.
+
+        Args:
+            frames: Views.
+            word: A word of one token (:func:`word_of_one_token`), for questions and answers.
+        """
         height, width = self.size
         focal = float(max(height, width))
         geometry: dict[str, Any] = {}
@@ -51,8 +62,8 @@ class Workload:
                 "depth": torch.full((frames, height, width), 2.0),
                 "depth_valid": torch.ones(frames, height, width, dtype=torch.bool),
             }
-        # One word is one token of the nano tokenizers.
-        question = Question("plan", " ".join(["the"] * self.text_tokens), " ".join(["the"] * self.answer_tokens))
+        text, answer = (" ".join([word] * n) for n in (self.text_tokens, self.answer_tokens))
+        question = Question("plan", text, answer)
         return MultiViewClip(
             clip_id=f"plan-{self.name}",
             source_id="plan",
@@ -61,6 +72,12 @@ class Workload:
             questions=(question,) * self.questions,
             **geometry,
         )
+
+
+def word_of_one_token(tokenizer: Any) -> str:
+    """A word that a tokenizer reads as one token wherever it stands (or, if it has none, nearly so)."""
+    words = ("is", "a", "in", "of", "the")
+    return min(words, key=lambda word: abs(len(tokenizer.tokenize(" ".join([word] * 8))) - 8))
 
 
 def workloads(config: RunConfig) -> list[Workload]:

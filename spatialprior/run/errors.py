@@ -16,6 +16,7 @@ _EXPECTED = (
     ("spatialprior.core.terms", "NonFiniteLossError"),
     ("spatialprior.data.sequence", "BadFrameError"),
     ("spatialprior.model", "PriorNameError"),
+    ("spatialprior.plan.published", "PlanError"),
 )
 """Errors of the packages below that speak to the user in one line. Named, not imported: none of these
 modules needs to be loaded to tell that a name is misspelt."""
