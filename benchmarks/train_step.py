@@ -80,16 +80,16 @@ def trainer_loop(
     model = SpatialModel(load(folder), attached, run.trainer.language_weight)
     accelerator = make_accelerator(run.scale)
     trainer = Trainer(model, stream, run.trainer, run.scale, accelerator, out, recipe_hash="")
-    optimizer, _ = trainer.restore()
+    engine, _ = trainer.engine()
     log = StepLog(out / "log.jsonl")
     steps = 0
 
     def step(batch: ClipBatch) -> None:
         nonlocal steps
         steps += 1
-        set_rate(optimizer, 1.0)
-        means, norm = trainer._step([batch], optimizer)
-        log.write(trainer._line(steps, means, norm, optimizer, 0.0))
+        set_rate(engine.optimizer, 1.0)
+        means, norm = trainer._step([batch], engine)
+        log.write(trainer._line(steps, means, norm, engine.optimizer, 0.0))
 
     return step
 

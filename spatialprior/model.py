@@ -55,6 +55,7 @@ class SpatialModel(nn.Module):
         check_prior_names(priors)
         self.backbone = backbone
         self.language_weight = language_weight
+        self._lockstep = False
         self.needs: dict[str, Needs] = {}
         for name, prior in priors.items():
             self.needs[name] = prior.needs(backbone.num_layers)
@@ -65,6 +66,14 @@ class SpatialModel(nn.Module):
     def injectors(self) -> dict[str, PriorInjector]:
         """The attached priors by name, in the recipe's order."""
         return {name: cast("PriorInjector", prior) for name, prior in self.priors.items()}
+
+    def set_lockstep(self, on: bool) -> None:
+        """Run every part on every batch, with a zero loss where there is nothing to score.
+
+        Processes that exchange gradients must all come by the same parameters, whatever their clips hold.
+        """
+        self._lockstep = on
+        self.backbone.set_lockstep(on)
 
     def check_fields(self, batch: ClipBatch) -> None:
         """Raise :class:`MissingClipFieldError` where a clip lacks what a prior needs."""
@@ -96,11 +105,12 @@ class SpatialModel(nn.Module):
     ) -> list[LossTerm]:
         """Loss terms of a batch: the language term where there are labels, then each prior's."""
         contexts = self.prepare(batch) if contexts is None else contexts
-        if not self.priors and not batch.has_labels:
+        scored = batch.has_labels or self._lockstep
+        if not self.priors and not scored:
             return []
         sites = {site for needs in self.needs.values() for site in needs.taps}
         output = self.backbone(batch, tap_sites=sorted(sites), edits=self.edits(contexts))
-        terms = [self._language(output.hidden, batch.labels)] if batch.has_labels else []
+        terms = [self._language(output.hidden, batch.labels)] if scored else []
         for name, prior in self.injectors.items():
             taps = {site: output.taps[site] for site in self.needs[name].taps}
             terms += [

@@ -118,6 +118,17 @@ class HFBackbone(Backbone):
 
     # --- how layers run -------------------------------------------------------------------
 
+    def blocks(self) -> list[nn.Module]:
+        names = set(self.hf._no_split_modules or ())
+        found = [module for module in self.hf.modules() if type(module).__name__ in names]
+        missing = {type(layer).__name__ for layer in self.decoder_layers} - names
+        if missing:  # a root-only unit would gather the whole model at once, silently
+            raise RuntimeError(f"{type(self.hf).__name__}._no_split_modules lacks {missing}")
+        return found
+
+    def set_lockstep(self, on: bool) -> None:
+        self._lockstep = on
+
     def set_gradient_checkpointing(self, kind: Checkpointing) -> None:
         """Recompute layers in the backward pass, or stop doing so. Takes effect in training mode.
 

@@ -101,6 +101,14 @@ class Backbone(nn.Module):
         """Greedy replies to ``encoder().prompts(...)``: ``B T`` new token ids."""
 
     @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """The repeated modules (decoder layers, vision blocks), the units in which weights are sharded."""
+
+    @abstractmethod
+    def set_lockstep(self, on: bool) -> None:
+        """Run the vision tower for batches without images too (see :meth:`SpatialModel.set_lockstep`)."""
+
+    @abstractmethod
     def set_gradient_checkpointing(self, kind: Checkpointing) -> None:
         """Recompute layers in the backward pass, or stop doing so. Takes effect in training mode."""
 

@@ -25,6 +25,8 @@ class ClipBatch:
         clips: The clips themselves (geometry and questions stay on the CPU).
         branches: ``B S`` long, only when several questions share one visual prefix: 0 for the prefix, k for
             the tokens of question k, -1 for padding. A token sees the prefix and its own branch, nothing else.
+        step: The optimiser step that the batch belongs to. With a clip's id it seeds whatever a prior draws
+            at random, so that the draws do not depend on micro-batches, processes or a resume.
     """
 
     inputs: dict[str, Tensor]
@@ -32,6 +34,7 @@ class ClipBatch:
     token_map: TokenMap
     clips: tuple[MultiViewClip, ...]
     branches: Tensor | None = None
+    step: int = 0
 
     @property
     def clip_ids(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ sees exactly what it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -62,9 +62,8 @@ class _MicroBatches(Dataset[ClipBatch]):
         step, micro = key
         total = self.stream.clips_per_step
         own = range(step * total + self.rank, (step + 1) * total, self.ranks)
-        return self.encoder(
-            [self.stream.clip(i) for i in own[micro * self.size : (micro + 1) * self.size]]
-        )
+        mine = own[micro * self.size : (micro + 1) * self.size]
+        return replace(self.encoder([self.stream.clip(i) for i in mine]), step=step)
 
 
 def step_batches(

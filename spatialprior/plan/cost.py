@@ -26,6 +26,9 @@ from spatialprior.plan.fake_model import parts
 from spatialprior.plan.meter import GRADIENTS, StepMeter
 from spatialprior.plan.published import PlanError
 
+BATCH, TARGETS = "batch", "targets"
+"""Owners of what is there before the forward pass."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -33,8 +36,8 @@ class Cost:
 
     Attributes:
         flops: ``(part, phase)`` -> FLOPs.
-        memory: Owner -> bytes at the fullest moment: parts' activations, ``gradients``, ``batch``; without
-            weights and optimiser.
+        memory: Owner -> bytes at the fullest moment: parts' activations, ``gradients``, ``batch`` and its
+            priors' ``targets``; without weights and optimiser.
         tokens: Tokens of the decoder's sequence, padding included.
         visual_tokens: Those of them that are visual.
         labelled_tokens: Those of them that are scored.
@@ -68,8 +71,9 @@ def cost_of(
     meter = StepMeter()
     contexts = model.prepare(batch)
     counts = model.counts(batch, contexts)
-    given = [*tensors_of(batch.inputs), batch.labels, *tensors_of(contexts)]
-    meter.ignore([*model.parameters(), *model.buffers(), *given])
+    given = [*tensors_of(batch.inputs), batch.labels, *tensors_of(batch.token_map)]
+    targets = tensors_of(contexts)
+    meter.ignore([*model.parameters(), *model.buffers(), *given, *targets])
     if accumulates:
         with FakeTensorMode(allow_non_fake_inputs=True) if _is_fake(model) else nullcontext():
             for parameter in model.parameters():
@@ -92,7 +96,8 @@ def cost_of(
     memory: dict[str, float] = {k: float(v) for k, v in meter.peak.items() if v}
     if accumulates:
         memory[GRADIENTS] = memory.get(GRADIENTS, 0.0) + gradients
-    memory["batch"] = float(sum({t.data_ptr(): t.nbytes for t in given}.values()))
+    memory[BATCH] = _bytes(given)
+    memory[TARGETS] = _bytes(targets) - _bytes(t for t in targets if any(t is own for own in given))
     labels = batch.labels
     return Cost(
         dict(meter.flops),
@@ -120,8 +125,8 @@ def weighted_sum(costs: Iterable[tuple[Cost, float]]) -> Cost:
 def lagrange_means(points: Sequence[float], numbers: Sequence[float]) -> list[float]:
     """Weights that make the mean over ``numbers`` of a polynomial out of its values at ``points``.
 
-    A clip's cost is of degree two in its number of views (attention and matching go with pairs of views), so that
-    three points say it all.
+    A clip's cost is of degree two in its number of views (attention and matching go with pairs of views), so
+    that three points say it all.
     """
     weights = []
     for own in points:
@@ -165,6 +170,12 @@ class _owned_losses:  # noqa: N801
     def __exit__(self, *_: Any) -> None:
         for target, method, _owner in self._wrapped():
             del target.__dict__[method]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> float:
+    """Bytes of their storages, shared ones once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return float(sum({s.data_ptr(): s.nbytes() for s in storages}.values()))
 
 
 def _is_fake(model: SpatialModel) -> bool:

@@ -42,7 +42,9 @@ def fake_model(
     settings = dataclasses.replace(settings, attention="sdpa")
     config = _with_ids_of(nano_folder(kind), shape)
     with torch.device("meta"):
-        backbone = cls(_without_weights(cls, config, settings).hf, processor_of(kind, settings, cls, shape))
+        backbone = cls(
+            _without_weights(cls, config, settings).hf, processor_of(kind, settings, cls, shape)
+        )
         attached = {name: prior(options) for name, (prior, options) in priors.items()}
         model = SpatialModel(backbone, attached, language_weight)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -54,8 +56,10 @@ def fake_model(
 def _without_weights(cls: Any, config: Any, settings: Any) -> Any:
     if hasattr(cls, "on_meta"):
         return cls.on_meta(config, settings)
-    from spatialprior.backbones import lora
     from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from spatialprior.backbones import lora
+
     config._attn_implementation = settings.attention
     hf = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, settings.dtype))
     backbone = cls(hf, None)

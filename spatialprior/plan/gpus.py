@@ -33,6 +33,8 @@ GPUS = {
     "a100": _sold("A100 SXM 80 GB", 312, 80, "NVIDIA A100 data sheet"),
     "h100": _sold("H100 SXM", 989, 80, "NVIDIA H100 data sheet: 1,979 with sparsity"),
     "h200": _sold("H200 SXM", 989, 141, "NVIDIA H200 data sheet: 1,979 with sparsity"),
-    "b200": _sold("B200 SXM", 2250, 180, "NVIDIA DGX B200 data sheet: 36 PFLOPS with sparsity by 8"),
+    "b200": _sold(
+        "B200 SXM", 2250, 180, "NVIDIA DGX B200 data sheet: 36 PFLOPS with sparsity by 8"
+    ),
     "rtx4090": _sold("GeForce RTX 4090", 165, 24, "NVIDIA Ada whitepaper, FP32 accumulation"),
 }

@@ -1,9 +1,10 @@
-"""What a real step takes, by means that the plan does not use: torch's flop counter and the allocator's record."""
+"""What a real step takes, by means other than the plan's: torch's flop counter, the allocator's record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -21,8 +22,8 @@ class Measured:
 
     Attributes:
         flops: Forward and backward of all micro-batches, by ``FlopCounterMode``.
-        step_bytes: What the allocator handed out within the step, at the fullest moment: gradients, activations.
-        state_bytes: Weights and moments.
+        step_bytes: What the allocator handed out within the step, at the fullest moment.
+        state_bytes: Weights and moments, and the largest batch.
     """
 
     flops: float
@@ -57,16 +58,16 @@ def measure_step(
     with FlopCounterMode(display=False) as counter:
         step()
     state = [t for entry in optimizer.state.values() for t in entry.values() if torch.is_tensor(t)]
-    kept = [*model.parameters(), *state]
-    return Measured(
-        float(counter.get_total_flops()), _peak(record), float(sum(tensor.nbytes for tensor in kept))
-    )
+    kept = sum(tensor.nbytes for tensor in (*model.parameters(), *state))
+    used = [batch for batch in micro_batches if model.injectors or batch.has_labels]
+    batch = max(sum(t.nbytes for t in (*b.inputs.values(), b.labels)) for b in used)
+    return Measured(float(counter.get_total_flops()), _peak(record), float(kept + batch))
 
 
 def _peak(record: profile) -> float:
     """Largest sum of allocations less frees, in the order in which they happened."""
-    kineto = record.profiler.kineto_results  # type: ignore[union-attr]
-    events = [event for event in kineto.events() if event.name() == "[memory]"]
+    profiler: Any = record.profiler
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()

@@ -1,15 +1,14 @@
-"""Memory of one GPU by kind: what the micro-batch leaves, and what weights and optimiser take, sharded or not."""
+"""Memory of one GPU by kind: what a micro-batch leaves, what weights and optimiser take, sharded or not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from spatialprior.model import SpatialModel
-from spatialprior.plan.cost import Cost
+from spatialprior.plan.cost import BATCH, TARGETS, Cost
 from spatialprior.plan.meter import GRADIENTS
 
 MOMENTS = 2  # AdamW's, each of the weight's own dtype
@@ -39,9 +38,7 @@ class Weights:
 
 def weights_of(model: SpatialModel) -> Weights:
     """Count a model's weights, shared ones once."""
-    backbone: Any = model.backbone
-    blocks = [*backbone.decoder_layers, *getattr(backbone, "vision_blocks", ())]
-    sizes = [_bytes(block.parameters()) for block in blocks]
+    sizes = [_bytes(block.parameters()) for block in model.backbone.blocks()]
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = [p for p in model.parameters() if not p.requires_grad]
     return Weights(
@@ -55,14 +52,21 @@ def weights_of(model: SpatialModel) -> Weights:
 
 
 def memory_of(
-    weights: Weights, cost: Cost, *, sharding: str, gpus: int, accumulates: bool
+    weights: Weights,
+    cost: Cost,
+    *,
+    targets: float,
+    sharding: str,
+    gpus: int,
+    accumulates: bool,
 ) -> dict[str, float]:
     """Kind -> bytes on one GPU at the fullest moment of a step.
 
     Args:
         weights: Of the whole model.
         cost: Of the largest micro-batch.
-        sharding: As in ``scale``: ``none`` (DDP where there are several GPUs), ``fsdp2``, ``zero2`` or ``zero3``.
+        targets: Bytes of the priors' targets of a step's micro-batches on one GPU: they are made up front.
+        sharding: As in ``scale``: ``none`` (DDP on several GPUs), ``fsdp2``, ``zero2`` or ``zero3``.
         gpus: Processes.
         accumulates: Whether a step has more than one micro-batch.
     """
@@ -91,12 +95,14 @@ def memory_of(
         )
     elif sharding == "zero2":
         kinds["DeepSpeed's bucket"] = float(min(weights.trained, 4 * _BUCKET_ELEMENTS))
-    activations = {k: v for k, v in cost.memory.items() if k not in (GRADIENTS, "batch")}
-    update = weights.trained / sharded  # AdamW's foreach works on a list of temporaries of the weights' size
+    activations = {k: v for k, v in cost.memory.items() if k not in (GRADIENTS, BATCH, TARGETS)}
+    update = (
+        weights.trained / sharded
+    )  # AdamW's foreach works on a list of temporaries of the weights' size
     if update > sum(activations.values()):
         activations = {"temporaries of the update": update}
     kinds |= {_activation(part): size for part, size in activations.items()}
-    kinds["batch and targets"] = cost.memory.get("batch", 0.0)
+    kinds["a batch, and a step's targets"] = cost.memory.get(BATCH, 0.0) + targets
     return {kind: size for kind, size in kinds.items() if size}
 
 

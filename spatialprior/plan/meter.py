@@ -1,7 +1,7 @@
 """FLOPs and live memory of a training step, by part of the model, counted as the step runs.
 
-The step may run on real tensors or on fake ones (shape and dtype, no content): what is counted is the same, since
-it is read off the operations themselves, checkpointed regions and skipped gradients of frozen weights included.
+The step may run on real tensors or on fake ones (shape and dtype, no content): what is counted is the same,
+since it is read off the operations themselves, recomputed layers and skipped gradients included.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _INDEXING = (
 class StepMeter(TorchDispatchMode):
     """Counts while it is active.
 
-    FLOPs are those of matrix products, convolutions and attention, two for a multiplication with its addition, by
-    torch's own formulas (``torch.utils.flop_counter``): attention counts the full square of the sequence, causal or
-    not, and its fused backward 2.5 times its forward.
+    FLOPs are those of matrix products, convolutions and attention, two for a multiplication with its addition,
+    by torch's own formulas (``torch.utils.flop_counter``): attention counts the full square of the sequence,
+    causal or not, and its fused backward 2.5 times its forward.
 
     Attributes:
         flops: ``(part, phase)`` -> FLOPs; phases are ``forward``, ``backward`` and ``recompute``.
@@ -145,7 +145,11 @@ class StepMeter(TorchDispatchMode):
     # --- operations -----------------------------------------------------------------------
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func in _INDEXING and isinstance(args[0], FakeTensor):

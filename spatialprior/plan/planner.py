@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spatialprior.core.backbone import Checkpointing
 from spatialprior.model import SpatialModel
-from spatialprior.plan.cost import Cost, cost_of, lagrange_means, weighted_sum
+from spatialprior.plan.cost import TARGETS, Cost, cost_of, lagrange_means, weighted_sum
 from spatialprior.plan.fake_model import fake_model
 from spatialprior.plan.gpus import GPUS, Gpu
 from spatialprior.plan.memory import Weights, memory_of, weights_of
@@ -110,13 +110,15 @@ class Planner:
             {name: (prior.cls, prior.settings) for name, prior in config.priors.items()},
             config.trainer.language_weight,
         )
+        self.model.set_lockstep(self.gpus > 1)
         self.weights: Weights = weights_of(self.model)
-        self._encoder: Any = self.model.backbone.encoder()
-        self._word = word_of_one_token(self.model.backbone.processor.tokenizer)  # type: ignore[attr-defined]
+        adapter: Any = self.model.backbone
+        self._encoder = adapter.encoder()
+        self._word = word_of_one_token(adapter.processor.tokenizer)
         self._costs: dict[Any, Cost] = {}
 
     def passes(self, hardware: Hardware) -> Counter[Pass]:
-        """What the GPUs' micro-batches of a step are made of -> how many there are, as training deals clips out."""
+        """What a step's micro-batches are made of -> how many there are, as training deals clips out."""
         kinds: list[str] = []
         for work in self.works:
             kinds += [work.name] * round(work.clips_per_step)
@@ -129,7 +131,7 @@ class Planner:
         return found
 
     def cost(self, dealt: Pass, hardware: Hardware, reach: float) -> Cost:
-        """One micro-batch, its clips with ``reach`` (0 to 1) of the way from their fewest to their most views."""
+        """One micro-batch; its clips have ``reach`` (0 to 1) of the way from fewest to most views."""
         accumulates = self.accumulates(hardware)
         works = {work.name: work for work in self.works}
         views = tuple(works[name].frames_at(reach) for name, _ in dealt)
@@ -155,8 +157,10 @@ class Planner:
         for dealt, times in self.passes(hardware).items():
             ranges = [work.frames for work in self.works if work.name in dict(dealt)]
             low, high = max(ranges, key=lambda frames: frames[1] - frames[0])
-            points = (0.0, 0.5, 1.0) if high - low > 1 else (0.0, 1.0) if high > low else (1.0,)
-            weights = lagrange_means(points, [i / max(high - low, 1) for i in range(high - low + 1)])
+            middle = (low + high) // 2
+            views = sorted({low, middle, high})
+            weights = lagrange_means(views, range(low, high + 1))
+            points = [(n - low) / max(high - low, 1) if low < high else 1.0 for n in views]
             costs += [
                 (self.cost(dealt, hardware, point), weight * times)
                 for point, weight in zip(points, weights, strict=True)
@@ -165,15 +169,19 @@ class Planner:
 
     def memory(self, hardware: Hardware) -> dict[str, float]:
         """One GPU at the fullest moment: the micro-batch that takes most, its clips at their most views."""
+        passes = self.passes(hardware)
+        costs = {dealt: self.cost(dealt, hardware, 1.0) for dealt in passes}
+        targets = sum(costs[dealt].memory[TARGETS] * times for dealt, times in passes.items())
         every = [
             memory_of(
                 self.weights,
-                self.cost(dealt, hardware, 1.0),
+                cost,
+                targets=targets / self.gpus,
                 sharding=hardware.sharding,
                 gpus=self.gpus,
                 accumulates=self.accumulates(hardware),
             )
-            for dealt in self.passes(hardware)
+            for cost in costs.values()
         ]
         return max(every, key=lambda kinds: sum(kinds.values()))
 

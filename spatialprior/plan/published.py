@@ -71,7 +71,7 @@ def shape_of(kind: str, path: str) -> Shape:
     near = near_miss(path, _records())
     hint = f"did you mean {near}? " if near else ""
     raise PlanError(
-        f"backbone.path={path}: no folder with a config.json and no model whose shape is known; {hint}known are "
+        f"backbone.path={path}: no folder with a config.json and no known model; {hint}known are "
         f"{', '.join(published_names())}; for another one give a local folder that holds its config.json"
     )
 
@@ -92,7 +92,10 @@ def nano_folder(kind: str) -> Path:
 
 def _preprocessing(folder: Path) -> dict[str, Any]:
     """What a local folder says about its images; empty where it holds its weights' config alone."""
-    for name, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", "")):
+    for name, key in (
+        ("processor_config.json", "image_processor"),
+        ("preprocessor_config.json", ""),
+    ):
         if (folder / name).is_file():
             values = json.loads((folder / name).read_text(encoding="utf-8"))
             values = values.get(key, {}) if key else values
@@ -104,5 +107,7 @@ def _preprocessing(folder: Path) -> dict[str, Any]:
 @cache
 def _records() -> dict[str, dict[str, Any]]:
     folder = Path(str(resources.files("spatialprior.plan"))) / "published"
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json")))
+    records = (
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
+    )
     return {record["name"]: record for record in records}

@@ -6,13 +6,17 @@ from typing import Any
 
 from spatialprior.plan.meter import BACKWARD, FORWARD, RECOMPUTE
 from spatialprior.plan.planner import Plan
+from spatialprior.plan.workload import Workload
 
 _GIB = 2**30
 
 
 def text_of(plan: Plan) -> str:
     """One page for the terminal."""
-    config, lines = plan.config, []
+    config = plan.config
+    small = plan.total_memory < _GIB
+    unit = 2**20 if small else _GIB
+    lines: list[str] = []
     settings, scale = config.plan, config.scale
     lines += [
         f"PLAN  {config.recipe}, size {config.size}, scale {config.hardware}: {plan.gpus} x {plan.gpu.name}",
@@ -27,35 +31,38 @@ def text_of(plan: Plan) -> str:
     lines += [
         f"  {'total':<36}{every:>16,}{trained:>16,}   {trained / every:.2%} trained",
         "",
-        f"{'MEMORY of one GPU, at the fullest moment':<54}{'GiB':>16}",
+        f"{'MEMORY of one GPU, at the fullest moment':<54}{'MiB' if small else 'GiB':>16}",
     ]
     for kind, size in plan.memory.items():
-        lines.append(f"  {kind:<52}{size / _GIB:>16.2f}")
+        lines.append(f"  {kind:<52}{size / unit:>16.2f}")
     lines += [
-        f"  {'total':<52}{plan.total_memory / _GIB:>16.2f}   of {plan.free / _GIB:.1f} "
+        f"  {'total':<52}{plan.total_memory / unit:>16.2f}   of {plan.free / _GIB:.1f} GiB "
         f"({plan.gpu.gib:.1f} less {settings.reserve:.0%} for the context and fragments)",
         "",
         f"{'FLOPs of a step (10^12)':<30}{'forward':>12}{'backward':>12}{'recomputed':>12}{'share':>10}",
     ]
     for part, by_phase in _by_part(plan).items():
-        cells = "".join(f"{by_phase.get(phase, 0) / 1e12:>12,.4g}" for phase in (FORWARD, BACKWARD, RECOMPUTE))
+        cells = "".join(
+            f"{by_phase.get(phase, 0) / 1e12:>12,.4g}" for phase in (FORWARD, BACKWARD, RECOMPUTE)
+        )
         lines.append(f"  {part:<28}{cells}{sum(by_phase.values()) / plan.step.total_flops:>10.2%}")
     lines += [
-        f"  {'total':<28}{plan.step.total_flops / 1e12:>12,.4g}   attention counted as the full square, causal or not",
+        f"  {'total':<28}{plan.step.total_flops / 1e12:>12,.5g}   attention as the full square, causal or not",
         "",
         "STEP",
     ]
     for work in plan.works:
         low, high = work.frames
         views = f"{low}" if low == high else f"{low} to {high}"
+        pixels = f"{work.size[0]} x {work.size[1]}"
         lines.append(
-            f"  {work.clips_per_step:g} clips of {work.name}: {views} views of {work.size[0]} x {work.size[1]}, "
-            f"{work.questions} question(s) of {work.text_tokens} + {work.answer_tokens} tokens"
+            f"  {round(work.clips_per_step)} clips of {work.name}: {views} views of {pixels}, "
+            f"{_questions(work)}"
         )
     passes = -(-config.trainer.clips_per_step // (plan.gpus * scale.micro_batch))
     lines += [
         f"  {plan.step.tokens:,.0f} tokens, {plan.step.visual_tokens:,.0f} of them visual, "
-        f"{plan.step.labelled_tokens:,.0f} labelled; {passes} pass(es) of {scale.micro_batch} clip(s) on each GPU",
+        f"{plan.step.labelled_tokens:,.0f} labelled; {passes} pass(es) of {scale.micro_batch} clip(s) a GPU",
         "",
         "TIME",
         f"  {config.trainer.steps:,} steps: {plan.hours:,.3g} h, {plan.gpu_hours:,.4g} GPU-hours at "
@@ -63,8 +70,8 @@ def text_of(plan: Plan) -> str:
     ]
     if plan.control_hours > plan.hours:
         lines.append(
-            f"  with its control: {plan.control_hours:,.3g} h (control=none leaves that out); probes and scoring "
-            "are not counted"
+            f"  with its control: {plan.control_hours:,.3g} h (control=none leaves that out); probes and "
+            "scoring are not counted"
         )
     if config.size == "paper":
         lines.append(
@@ -99,6 +106,12 @@ def dict_of(plan: Plan) -> dict[str, Any]:
         "fitting": None if plan.fitting is None else str(plan.fitting),
         "assumed": {k: v for k, v in vars(plan.config.plan).items() if k != "out"},
     }
+
+
+def _questions(work: Workload) -> str:
+    if not work.questions:
+        return "no question"
+    return f"{work.questions} question(s) of {work.text_tokens} + {work.answer_tokens} tokens (assumed)"
 
 
 def _by_part(plan: Plan) -> dict[str, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ class Workload:
     def frames_at(self, reach: float) -> int:
         """Views of a clip, ``reach`` (0 to 1) of the way from the fewest to the most."""
         low, high = self.frames
-        return low + math.floor(reach * (high - low))
+        return low + round(reach * (high - low))
 
     def clip(self, frames: int, word: str) -> MultiViewClip:
         """A clip of this size: ``frames`` equal views of a wall at 2 m, so that every anchor has a match.

@@ -88,9 +88,8 @@ def build(tree: Mapping[str, Any], overrides: tuple[str, ...] = ()) -> RunConfig
         tree: Plain values; components carry ``kind``; ``sized`` holds settings by kind.
         overrides: For the record.
     """
+    tree = _without_gaps(tree) if tree.get("mode") == "plan" else tree
     tree = {**tree, "overrides": list(overrides or tree.get("overrides", ()))}
-    if tree.get("mode") == "plan":
-        tree = _without_gaps(tree)
     sized = tree.pop("sized", None) or {}
     if "prior" in tree:
         raise ConfigError(

@@ -17,6 +17,10 @@ _EXPECTED = (
     ("spatialprior.data.sequence", "BadFrameError"),
     ("spatialprior.model", "PriorNameError"),
     ("spatialprior.plan.published", "PlanError"),
+    ("spatialprior.train.tracking", "TrackingError"),
+    ("spatialprior.train.fsdp", "FullyShardedModelError"),
+    ("spatialprior.train.checkpoint", "CheckpointError"),
+    ("spatialprior.train.accelerator", "HardwareError"),
 )
 """Errors of the packages below that speak to the user in one line. Named, not imported: none of these
 modules needs to be loaded to tell that a name is misspelt."""
@@ -47,5 +51,7 @@ def report(error: BaseException) -> int:
     """Print one line for ``error`` and return the exit code; re-raise it where a traceback is wanted."""
     if os.environ.get(DEBUG):
         raise error
-    print(f"spatialprior: {one_line(error)}", file=sys.stderr)
-    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    usage = isinstance(error, ConfigError)
+    if not usage or os.environ.get("RANK", "0") == "0":  # all processes read the same command line
+        print(f"spatialprior: {one_line(error)}", file=sys.stderr)
+    return EXIT_USAGE if usage else EXIT_FAILED

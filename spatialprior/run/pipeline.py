@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from spatialprior.core.clip import MultiViewClip
@@ -33,6 +34,7 @@ from spatialprior.run.arms import CONTROL, MAIN, Arm, arms_of
 from spatialprior.run.compose import RECIPE_FILE, save_run
 from spatialprior.run.environment import commit, hardware
 from spatialprior.run.errors import RunError
+from spatialprior.run.processes import Processes
 from spatialprior.run.schema import Component, RunConfig, plain
 from spatialprior.run.stages import Stages
 from spatialprior.train.accelerator import make_accelerator
@@ -50,12 +52,19 @@ _REDONE = {
 
 def run(config: RunConfig) -> int:
     """Run (or go on with) what ``config`` describes and print where the report lies."""
-    folder = run_folder(config)
-    print(f"run folder: {folder}")
-    report = Pipeline(config, folder).run()
-    print()
-    print(summary(report))
-    print(f"\nreport: {folder / 'report.html'}")
+    accelerator = make_accelerator(config.scale)
+    processes = Processes(accelerator.process_index, accelerator.num_processes)
+    folder = processes.shared_folder(lambda: run_folder(config))
+    if processes.first:
+        print(f"run folder: {folder}")
+    try:
+        report = Pipeline(config, folder, accelerator).run()
+    except BaseException as error:
+        raise processes.failed(folder, error)  # noqa: B904 (mostly the same error)
+    if processes.first:
+        print()
+        print(summary(report))
+        print(f"\nreport: {folder / 'report.html'}")
     return 0
 
 
@@ -72,29 +81,40 @@ def run_folder(config: RunConfig) -> Path:
 class Pipeline:
     """One run in one folder. Every stage is kept when it is done; a second call does only what is missing."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, accelerator: Accelerator | None = None
+    ) -> None:
         self.config, self.folder = config, Path(folder)
-        self.stages = Stages(self.folder / "stages", announce=lambda name: tqdm.write(f"-- {name}"))
+        self.accelerator = accelerator or make_accelerator(config.scale)
+        self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
+        self.stages = Stages(
+            self.folder / "stages", lambda name: tqdm.write(f"-- {name}"), self.processes
+        )
         self.arms = arms_of(config, folder)
-        self.accelerator = make_accelerator(config.scale)
 
     def run(self) -> dict[str, Any]:
         """All stages in order; returns what went into ``report.json``."""
         self._check()
+        self.processes.from_first(self._forget)
+        base = self._base()
+        self._look(BEFORE, base)
+        for arm in self.arms:
+            self.stages.run(f"train/{arm.name}", partial(self._train, arm), together=True)
+            self.stages.run(f"export/{arm.name}", partial(self._export, arm))
+            self._look(arm.name, arm.export)
+        report = self._report()
+        if self.processes.first:
+            report = write_report(report, self.folder / "report.json")
+            write_html(report, self.folder)
+        return report
+
+    def _forget(self) -> None:
+        """Drop the stages that the mode does again."""
         for prefix in _REDONE.get(self.config.mode, ()):
             self.stages.forget(prefix)
         if self.config.mode == "export":
             for arm in self.arms:
                 self.stages.forget("export", arm.export)
-        base = self._base()
-        self._look(BEFORE, base)
-        for arm in self.arms:
-            self.stages.run(f"train/{arm.name}", partial(self._train, arm))
-            self.stages.run(f"export/{arm.name}", partial(self._export, arm))
-            self._look(arm.name, arm.export)
-        report = write_report(self._report(), self.folder / "report.json")
-        write_html(report, self.folder)
-        return report
 
     # --- stages ---------------------------------------------------------------------------
 
@@ -121,12 +141,15 @@ class Pipeline:
         return folder
 
     def _train(self, arm: Arm) -> dict[str, Any]:
-        tracker = open_tracker(self.config.wandb, arm.folder, f"{self.config.recipe}/{arm.name}")
+        tracker = None
+        if self.processes.first:
+            name = f"{self.config.recipe}/{arm.name}"
+            tracker = open_tracker(self.config.wandb, arm.folder, name)
         return dataclasses.asdict(self._trainer(arm, tracker).run())
 
     def _export(self, arm: Arm) -> dict[str, Any]:
         trainer = self._trainer(arm)
-        trainer.restore()
+        trainer.checkpoints.load_weights(trainer.model)
         return export_model(trainer.model, arm.export, recipe_hash=self._hash(arm)).to_dict()
 
     def _trainer(self, arm: Arm, tracker: Any = None) -> Trainer:
@@ -138,6 +161,7 @@ class Pipeline:
             self.accelerator,
             arm.folder,
             recipe_hash=self._hash(arm),
+            seed=self.config.seed,
             label=f"train {arm.name}",
             tracker=tracker,
         )
@@ -182,6 +206,12 @@ class Pipeline:
     def _check(self) -> None:
         """What can be known before any weight loads."""
         check_prior_names(self.config.priors)
+        clips = self.config.trainer.clips_per_step
+        if clips % self.processes.count:
+            raise RunError(
+                f"trainer.clips_per_step={clips} does not divide among {self.processes.count} processes; "
+                "start another number of them, or set a multiple"
+            )
         needs_geometry = {*self.config.priors, *(("vqa",) if self.config.vqa.enabled else ())}
         if needs_geometry and not self.config.data.cls.has_geometry:
             raise MissingClipFieldError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spatialprior.report.schema import jsonable, write_text
+from spatialprior.run.processes import Processes
 
 
 class Stages:
@@ -19,15 +20,30 @@ class Stages:
     Args:
         folder: ``stages/`` of a run folder.
         announce: Called with the name of a stage that is about to run.
+        processes: The run's processes; the first works and writes, the others wait.
     """
 
-    def __init__(self, folder: Path, announce: Callable[[str], None] = print) -> None:
-        self.folder, self.announce = folder, announce
+    def __init__(
+        self,
+        folder: Path,
+        announce: Callable[[str], None] = print,
+        processes: Processes = Processes(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.folder, self.announce, self.processes = folder, announce, processes
 
-    def run(self, name: str, work: Callable[[], Any]) -> Any:
-        """The stage's result: as kept, or made now by ``work`` and kept."""
+    def run(self, name: str, work: Callable[[], Any], *, together: bool = False) -> Any:
+        """The stage's result: as kept, or made now by ``work`` and kept.
+
+        With ``together`` all processes do the work (the first one's result counts).
+        """
         path = self._path(name)
-        if path.exists():
+        done = self.processes.from_first(path.exists) if together else path.exists()
+        if not self.processes.first:
+            if together and not done:
+                work()
+            self.processes.wait_for(path, self.folder.parent)
+            done = True
+        if done:
             return json.loads(path.read_text())["result"]
         self.announce(name)
         started = time.perf_counter()

@@ -1,38 +1,51 @@
-"""The only place where accelerate is configured."""
+"""The only place where accelerate is configured, and where an engine is chosen for the hardware."""
 
 from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
 
-from spatialprior.train.config import ScaleConfig
+from spatialprior.model import SpatialModel
+from spatialprior.train.config import ScaleConfig, TrainerConfig
+from spatialprior.train.engine import DataParallel, Engine
+
+LAUNCH = "torchrun --nproc_per_node N -m spatialprior.run ..."
 
 
 class HardwareError(ValueError):
-    """``scale`` asks for something this machine does not have."""
+    """``scale`` asks for something this machine or this launch does not have."""
 
 
 def make_accelerator(scale: ScaleConfig) -> Accelerator:
-    """Accelerator for ``scale``.
+    """Accelerator for ``scale``; joins the other processes where a launcher started several.
 
     Raises:
-        HardwareError: No CUDA device, no bfloat16, or sharding or processes that this release does not offer.
+        HardwareError: No CUDA device, no bfloat16, or sharding without other processes.
     """
     if scale.device == "cuda" and not torch.cuda.is_available():
         raise HardwareError("scale.device=cuda, but no CUDA device is visible; use scale=cpu")
-    if scale.sharding != "none":
-        raise HardwareError(
-            f"scale.sharding={scale.sharding} is not available yet; use sharding=none"
-        )
     on_cpu = scale.device == "cpu" or not torch.cuda.is_available()
     if scale.mixed_precision == "bf16" and not on_cpu and not torch.cuda.is_bf16_supported():
         raise HardwareError(
             "scale.mixed_precision=bf16, but this GPU has no bfloat16; use mixed_precision=no"
         )
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=scale.mixed_precision)
-    if accelerator.num_processes > 1:
+    if scale.sharding != "none" and accelerator.num_processes == 1:
         raise HardwareError(
-            f"{accelerator.num_processes} processes were launched, but training runs on one device as yet; "
-            "start it with plain python"
+            f"scale.sharding={scale.sharding} shares a model out among processes, and this run has one: "
+            f"start it with {LAUNCH}, or use scale.sharding=none"
         )
     return accelerator
+
+
+def make_engine(
+    model: SpatialModel, config: TrainerConfig, scale: ScaleConfig, accelerator: Accelerator
+) -> Engine:
+    """The engine that ``scale`` asks for, around ``model``."""
+    if accelerator.num_processes == 1:
+        return Engine(model, config, accelerator)
+    if scale.sharding == "fsdp2":
+        from spatialprior.train.fsdp import FullySharded
+
+        return FullySharded(model, config, accelerator)
+    return DataParallel(model, config, accelerator)

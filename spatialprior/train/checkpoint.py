@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON only, written aside and renamed, so that a kill never leaves half of one.
 
-A checkpoint holds everything that the next step depends on: trainable weights, optimiser moments, the
-random state and the step. Which clips come next follows from the step alone.
+A checkpoint holds everything that the next step depends on: trainable weights, optimiser moments and the
+step. Which clips come next, and what is drawn at random, follows from the step alone. Tensors are whole, so a
+run may go on with another number of processes.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
+
+from spatialprior.train.engine import MOMENTS, Engine
 
 _PREFIX = "step-"
 _ASIDE = ".writing-"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_WEIGHTS = "model.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -40,23 +47,28 @@ class Checkpoints:
     recipe_hash: str
     keep: int = 2
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer) -> Path:
-        """Write the state after ``step`` finished optimiser steps."""
+    def save(self, step: int, engine: Engine) -> None:
+        """Write the state after ``step`` finished steps. All processes call it, the first one writes."""
+        weights: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
+        for name, parameter in engine.trainable().items():
+            tensors = {key: tensor.cpu() for key, tensor in engine.read(parameter).items()}
+            if engine.accelerator.is_main_process:
+                weights[name] = tensors.pop("value").contiguous()
+                moments |= {f"{name}/{key}": t.contiguous() for key, t in tensors.items()}
+        if engine.accelerator.is_main_process:
+            self._write(step, weights, moments)
+
+    def _write(self, step: int, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{_PREFIX}{step:08d}"
         aside = self.folder / f"{_ASIDE}{target.name}-{os.getpid()}"
-        for leftover in self.folder.glob(
-            f"{_ASIDE}*"
-        ):  # of processes that were killed while writing
+        # Those of processes that were killed while writing.
+        for leftover in self.folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
-        trainable = _trainable(model)
-        save_file(
-            {name: p.detach().contiguous() for name, p in trainable.items()},
-            aside / "model.safetensors",
-        )
-        save_file(_optimizer_tensors(trainable, optimizer), aside / "optimizer.safetensors")
-        save_file(_random_state(), aside / "random.safetensors")
+        save_file(weights, aside / _WEIGHTS)
+        save_file(moments, aside / _OPTIMIZER)
         meta = {"step": step, "recipe_hash": self.recipe_hash}
         (aside / "state.json").write_text(json.dumps(meta))
         _sync(aside)
@@ -65,7 +77,6 @@ class Checkpoints:
         _sync_folder(self.folder)
         for old in self.complete()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
-        return target
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -73,71 +84,59 @@ class Checkpoints:
             return []
         return sorted(p for p in self.folder.iterdir() if p.name.startswith(_PREFIX))
 
-    def restore(self, model: nn.Module, optimizer: Optimizer) -> int:
+    def restore(self, engine: Engine) -> int:
         """Load the latest checkpoint; returns the number of finished steps (0 without one).
 
         Raises:
             CheckpointError: Its settings or its tensors differ from this run's.
         """
+        if (latest := self._latest()) is None:
+            return 0
+        trainable = engine.trainable()
+        with _opened(latest / _WEIGHTS, trainable, latest) as weights:
+            moments = load_file(latest / _OPTIMIZER)
+            for name, parameter in trainable.items():
+                own = {
+                    key: moments[f"{name}/{key}"] for key in MOMENTS if f"{name}/step" in moments
+                }
+                engine.write(parameter, {"value": weights.get_tensor(name), **own})
+        return self._step(latest)
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Only the weights of the latest checkpoint, into a model that is not distributed."""
+        if (latest := self._latest()) is None:
+            raise CheckpointError(f"{self.folder} holds no checkpoint")
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        with _opened(latest / _WEIGHTS, trainable, latest) as weights, torch.no_grad():
+            for name, parameter in trainable.items():
+                parameter.copy_(weights.get_tensor(name))
+
+    def _latest(self) -> Path | None:
         saved = self.complete()
         if not saved:
-            return 0
-        latest = saved[-1]
-        meta = json.loads((latest / "state.json").read_text())
+            return None
+        meta = json.loads((saved[-1] / "state.json").read_text())
         if meta["recipe_hash"] != self.recipe_hash:
             raise CheckpointError(
-                f"{latest} was written with other settings (recipe hash {meta['recipe_hash']}, this run has "
+                f"{saved[-1]} was written with other settings (recipe hash {meta['recipe_hash']}, this run has "
                 f"{self.recipe_hash}); resume with the run's own recipe.yaml or start a new run"
             )
-        trainable = _trainable(model)
-        weights = load_file(latest / "model.safetensors")
-        if weights.keys() != trainable.keys():
-            differ = sorted(weights.keys() ^ trainable.keys())
+        return saved[-1]
+
+    @staticmethod
+    def _step(checkpoint: Path) -> int:
+        return int(json.loads((checkpoint / "state.json").read_text())["step"])
+
+
+@contextmanager
+def _opened(path: Path, trainable: Mapping[str, object], checkpoint: Path) -> Iterator[Any]:
+    """A safetensors file that holds exactly the ``trainable`` names."""
+    with safe_open(path, framework="pt") as tensors:
+        if differ := sorted(set(tensors.keys()) ^ trainable.keys()):
             raise CheckpointError(
-                f"{latest} does not fit this model; first difference: {differ[0]}"
+                f"{checkpoint} does not fit this model; first difference: {differ[0]}"
             )
-        with torch.no_grad():
-            for name, parameter in trainable.items():
-                parameter.copy_(weights[name])
-        _load_optimizer(trainable, optimizer, load_file(latest / "optimizer.safetensors"))
-        _set_random_state(load_file(latest / "random.safetensors"))
-        return int(meta["step"])
-
-
-def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _optimizer_tensors(named: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{key}": optimizer.state[p][key].detach().contiguous()
-        for name, p in named.items()
-        if p in optimizer.state
-        for key in _MOMENTS
-    }
-
-
-def _load_optimizer(
-    named: dict[str, nn.Parameter], optimizer: Optimizer, tensors: dict[str, Tensor]
-) -> None:
-    for name, p in named.items():
-        if f"{name}/step" in tensors:
-            state = {key: tensors[f"{name}/{key}"] for key in _MOMENTS}
-            optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in state.items()}
-
-
-def _random_state() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda-{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def _set_random_state(states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    for i in range(torch.cuda.device_count()):
-        if f"cuda-{i}" in states:
-            torch.cuda.set_rng_state(states[f"cuda-{i}"], i)
+        yield tensors
 
 
 def _sync(folder: Path) -> None:

@@ -70,7 +70,9 @@ class ScaleConfig:
         mixed_precision: ``bf16`` computes in bfloat16 where the device supports it; weights stay as they are.
         gradient_checkpointing: Recompute layers in the backward pass; ``reentrant`` or ``nonreentrant``.
         compile: ``torch.compile`` on the decoder layers.
-        sharding: ``fsdp2`` shards parameters over the processes that ``accelerate launch`` started.
+        sharding: What the processes that ``torchrun`` or ``accelerate launch`` started share out. ``none``:
+            nothing, each holds all weights (DDP). ``fsdp2``: parameters, gradients and moments. ``zero2``,
+            ``zero3``: the same two ways by DeepSpeed, where it is installed.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -78,7 +80,7 @@ class ScaleConfig:
     mixed_precision: Literal["no", "bf16"] = "no"
     gradient_checkpointing: Literal["none", "reentrant", "nonreentrant"] = "none"
     compile: bool = False
-    sharding: Literal["none", "fsdp2"] = "none"
+    sharding: Literal["none", "fsdp2", "zero2", "zero3"] = "none"
 
     def __post_init__(self) -> None:
         if self.micro_batch < 1:

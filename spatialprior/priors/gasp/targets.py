@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -223,11 +224,14 @@ def _group(
     height, width = clips[0].image_size
     anchors = torch.cat([grid_points(side, side, height, width) for side in grids])
     if 0 < _LOOKED_AT * max_anchors < len(anchors):
-        anchors = anchors[torch.randperm(len(anchors))[: _LOOKED_AT * max_anchors]]
+        order = torch.randperm(len(anchors), generator=_generator(batch.step))
+        anchors = anchors[order[: _LOOKED_AT * max_anchors]]
     found = match(
         anchors, torch.cat(rows), depth, valid, intrinsics, world_to_cam, tolerance=tolerance
     )
-    keep = _draw(found.visible, max_anchors)
+    generators = [_generator(batch.step, batch.clips[b].clip_id) for b in members]
+    pairs_each = [len(own) for own in views]
+    keep = _draw(found.visible, max_anchors, generators, pairs_each)
     view_a, view_b = torch.cat(views).unbind(1)
     return (
         torch.cat(owner),
@@ -245,12 +249,27 @@ def _group(
     )
 
 
-def _draw(visible: Tensor, count: int) -> Tensor:
-    """Columns to keep in every row: ``count`` random visible ones first, others only to fill up."""
-    if count <= 0 or count >= visible.shape[1]:
-        return torch.arange(visible.shape[1]).expand(visible.shape)
-    order = torch.rand(visible.shape) + visible.float()
-    return order.topk(count, dim=1).indices
+def _draw(
+    visible: Tensor, count: int, generators: list[torch.Generator], rows_each: list[int]
+) -> Tensor:
+    """Columns to keep in every row: ``count`` random visible ones first, others only to fill up.
+
+    Each generator draws for the next ``rows_each`` rows, those of one clip.
+    """
+    width = visible.shape[1]
+    if count <= 0 or count >= width:
+        return torch.arange(width).expand(visible.shape)
+    draws = [
+        torch.rand(rows, width, generator=generator)
+        for rows, generator in zip(rows_each, generators, strict=True)
+    ]
+    return (torch.cat(draws) + visible.float()).topk(count, dim=1).indices
+
+
+def _generator(step: int, clip_id: str = "") -> torch.Generator:
+    """Random numbers of a clip in a step (without a clip, of the step), wherever it is computed."""
+    # The CPU generator takes 32 bits of a seed and drops the rest.
+    return torch.Generator().manual_seed(zlib.crc32(f"{step} {clip_id}".encode()))
 
 
 def _fill_token_depth(

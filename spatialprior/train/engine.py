@@ -1,0 +1,130 @@
+"""How a step's gradients come about on the hardware at hand: one process, data parallel, or sharded.
+
+The loop sees one interface. What it hands in and what it gets back are full tensors under the model's own
+names, so that a checkpoint does not know how many processes wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from spatialprior.core.batch import ClipBatch
+from spatialprior.core.terms import LossTerm
+from spatialprior.model import SpatialModel
+from spatialprior.train.config import TrainerConfig
+from spatialprior.train.optim import make_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW remembers of a parameter."""
+
+
+class Engine:
+    """One process: forward, backward and update as they are.
+
+    Attributes:
+        model: The model under its own names.
+        optimizer: AdamW over its trainable parameters.
+    """
+
+    def __init__(
+        self, model: SpatialModel, config: TrainerConfig, accelerator: Accelerator
+    ) -> None:
+        self.model, self.accelerator = model, accelerator
+        self.model.to(accelerator.device).train()
+        self._distribute(config)
+
+    def _distribute(self, config: TrainerConfig) -> None:
+        self._module: nn.Module = self.model
+        self.optimizer: Optimizer = make_optimizer(self.model, config)
+
+    # --- a step ---------------------------------------------------------------------------
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Around forward and backward of a micro-batch; gradients are exchanged in the ``last`` one only."""
+        yield
+
+    def forward(self, batch: ClipBatch, context: Mapping[str, Any]) -> list[LossTerm]:
+        terms: list[LossTerm] = self._module(batch, context)
+        return terms
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of ``loss``, this process's part of a sum over all of them."""
+        (
+            loss * self.accelerator.num_processes
+        ).backward()  # DDP and FSDP2 take the mean over processes
+
+    def clip(self, limit: float) -> float:
+        """Scale the gradient down to norm ``limit`` (all processes together) and return its norm before."""
+        norm = nn.utils.clip_grad_norm_(self.trainable().values(), limit)
+        return float(whole(norm))
+
+    def update(self) -> None:
+        """One optimiser step; the gradient is gone afterwards."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    # --- state ----------------------------------------------------------------------------
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def read(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """``value`` and, once updated, AdamW's moments, as full tensors. All processes call it at once."""
+        state = self.optimizer.state.get(parameter, {})
+        tensors = {"value": parameter.detach(), **{key: state[key] for key in MOMENTS if state}}
+        return {key: whole(tensor) for key, tensor in tensors.items()}
+
+    def write(self, parameter: nn.Parameter, tensors: Mapping[str, Tensor]) -> None:
+        """The reverse of :meth:`read`; keys that are absent stay as they are."""
+        if "value" in tensors:
+            with torch.no_grad():
+                parameter.copy_(like(tensors["value"], parameter))
+        if moments := {key: tensors[key] for key in MOMENTS if key in tensors}:
+            self.optimizer.state[parameter] = {
+                key: tensor if key == "step" else like(tensor, parameter)
+                for key, tensor in moments.items()
+            }
+
+
+class DataParallel(Engine):
+    """Several processes, each with all weights: torch's ``DistributedDataParallel`` through accelerate."""
+
+    def _distribute(self, config: TrainerConfig) -> None:
+        self.model.set_lockstep(True)
+        self._module = self.accelerator.prepare_model(self.model)
+        self.optimizer = make_optimizer(self.model, config)
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        if last:
+            yield
+        else:
+            with self.accelerator.no_sync(self._module):
+                yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together again (all processes at once); others as they are."""
+    full = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
+
+
+def like(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """``tensor`` on the parameter's device, cut into its shards where it has any."""
+    tensor = tensor.to(parameter.device)
+    mesh = getattr(parameter, "device_mesh", None)
+    if mesh is None:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    # Every process holds the full tensor: each takes its own part, nothing is sent.
+    placements = parameter.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)

@@ -1,0 +1,112 @@
+"""What each process of the distributed tests runs: ``torchrun ... distributed_worker.py OUT SCENARIO...``.
+
+Also imported by the tests, for the same scenarios in one process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from spatialprior.backbones.lora import LoraOptions, inject
+from spatialprior.data.stream import ClipStream
+from spatialprior.model import SpatialModel
+from spatialprior.priors.gasp.injector import Gasp
+from spatialprior.testing import plane_clip, tiny_backbone
+from spatialprior.train.accelerator import make_accelerator
+from spatialprior.train.config import ScaleConfig, TrainerConfig
+from spatialprior.train.trainer import Trainer
+
+ANSWERS = ("yes", "a big red chair near the lamp", "2")
+STEPS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """One training, apart from how many processes run it."""
+
+    sharding: str = "none"
+    clips: str = "unequal"
+    lora: bool = False
+    checkpointing: str = "none"
+    steps: int = STEPS
+    micro_batch: int = 1
+
+
+SCENARIOS = {
+    f"{name}_{variant}": dataclasses.replace(Scenario(**changes), sharding=sharding)
+    for name, sharding in (("ddp", "none"), ("fsdp2", "fsdp2"))
+    for variant, changes in {
+        "unequal": {},
+        "one_rank_without_geometry": {"clips": "apart"},
+        "lora": {"lora": True},
+        "checkpointing": {"checkpointing": "nonreentrant", "micro_batch": 2},
+    }.items()
+}
+
+
+class Clips:
+    """Clips with unlike numbers of views, visible anchors and answer tokens.
+
+    With ``apart`` a clip has either geometry or questions: of two processes one sees no geometry, the other
+    no answer.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __len__(self) -> int:
+        return 12
+
+    def clip(self, index):
+        index %= len(self)
+        questions = [("How?", ANSWERS[(index + k) % 3]) for k in range(1 + index % 2)]
+        clip = plane_clip(f"plane-{index}", num_views=2 + index % 2, questions=questions)
+        valid = clip.depth_valid.clone()
+        valid[..., : 12 * (index % 4)] = False
+        clip = dataclasses.replace(clip, depth_valid=valid)
+        if self.kind == "apart" and index % 2:
+            return dataclasses.replace(clip, depth=None, depth_valid=None)
+        return clip.with_questions(()) if self.kind == "apart" else clip
+
+
+def make_trainer(scenario: Scenario, folder: Path) -> Trainer:
+    torch.manual_seed(0)
+    backbone = tiny_backbone()
+    if scenario.lora:
+        inject(backbone.hf, backbone.decoder_layers, LoraOptions(rank=4, alpha=8))
+    backbone.set_gradient_checkpointing(scenario.checkpointing)
+    config = TrainerConfig(
+        steps=scenario.steps, clips_per_step=4, learning_rate=1e-3, checkpoint_every=5
+    )
+    scale = ScaleConfig(device="cpu", micro_batch=scenario.micro_batch, sharding=scenario.sharding)
+    gasp = Gasp(Gasp.Config(embedding_dim=8, anchors=[4, 8], layers=[1, 3], max_anchors=20))
+    return Trainer(
+        SpatialModel(backbone, {"gasp": gasp}),
+        ClipStream(Clips(scenario.clips), None, config.clips_per_step),
+        config,
+        scale,
+        make_accelerator(scale),
+        folder,
+        recipe_hash="abc",
+        label=folder.name,
+    )
+
+
+def train(scenario: Scenario, folder: Path) -> None:
+    """Train; the first process leaves the log, and checkpoints with the weights."""
+    make_trainer(scenario, folder).run()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    out, *names = sys.argv[1:]
+    for name in names:
+        train(SCENARIOS[name], Path(out) / name)
+
+
+if __name__ == "__main__":
+    main()

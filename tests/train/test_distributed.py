@@ -1,0 +1,97 @@
+"""Two gloo processes follow the single one (loss, gradient norm, end weights) and go on where others stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from distributed_worker import SCENARIOS, STEPS, train
+from safetensors.torch import load_file
+
+from spatialprior.train.log import read_log
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+
+
+def launch(out: Path, *names: str, processes: int = 2) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    command += [f"--master_port={port}", str(WORKER), str(out), *names]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Every scenario, trained by two processes in one launch."""
+    out = tmp_path_factory.mktemp("two")
+    launch(out, *SCENARIOS)
+    return out
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Folder of a scenario trained by one process; each training is done once."""
+    out = tmp_path_factory.mktemp("one")
+    done: dict[object, Path] = {}
+
+    def folder(name: str) -> Path:
+        scenario = dataclasses.replace(SCENARIOS[name], sharding="none")
+        if scenario not in done:
+            done[scenario] = out / name
+            train(scenario, done[scenario])
+        return done[scenario]
+
+    return folder
+
+
+def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
+
+
+def follows(mine: Path, theirs: Path) -> None:
+    """The same curve to six digits; the same weights but for what AdamW makes of rounding noise."""
+    logs = [list(read_log(folder / "log.jsonl")) for folder in (mine, theirs)]
+    assert [line["step"] for line in logs[0]] == list(range(1, STEPS + 1))
+    for a, b in zip(*logs, strict=True):
+        for key in b:
+            if key.startswith(("loss", "raw/", "weighted/", "lr/")):
+                assert a[key] == pytest.approx(b[key], rel=2e-6, abs=1e-7), (a["step"], key)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-5)
+    ours, others = weights(mine), weights(theirs)
+    assert ours.keys() == others.keys()
+    for name, tensor in others.items():
+        # A weight with a gradient of nearly zero moves by up to the learning rate in either direction.
+        assert (ours[name] - tensor).abs().mean() < 5e-5, name
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=2e-3, msg=name)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_processes_follow_one(name, two, one):
+    follows(two / name, one(name))
+
+
+@pytest.mark.parametrize("name", ["ddp_unequal", "fsdp2_unequal"])
+def test_a_run_goes_on_at_another_process_count(name, two, one, tmp_path):
+    """Ten steps by two processes then ten by one, and the reverse."""
+    for start in (two / name, one(name)):
+        folder = tmp_path / start.parent.name / name
+        shutil.copytree(start, folder)
+        for late in (folder / "checkpoints").iterdir():
+            if late.name > "step-00000015":
+                shutil.rmtree(late)
+        if start.parent.name.startswith("two"):
+            train(dataclasses.replace(SCENARIOS[name], sharding="none"), folder)
+        else:
+            launch(folder.parent, name)
+        follows(folder, one(name))
