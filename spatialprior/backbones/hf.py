@@ -1,38 +1,118 @@
 """What all Hugging Face backbones share: taps and edits through hooks, packed questions, generation, saving.
 
-A subclass names the parts of its family (decoder layers, attention, rotary embedding) and its encoder.
-Hooks live for one forward pass only and store the raw tensor, nothing derived from it: where a layer's
-hooks run relative to its checkpointed region differs between transformers releases, and the raw
-tensor is right in both.
+A subclass names the stock class and the parts of its family (decoder, vision tower, rotary embedding) and
+its encoder. Hooks live for one forward pass only and store the raw tensor, nothing derived from it.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from spatialprior.backbones.lora import merged_state_dict
+from spatialprior.backbones import lora
+from spatialprior.backbones.hooks import edit_visual, store_input, store_output
+from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.sites import VISUAL_TOKENS, Site, Taps, parse_residual
 
 
 class HFBackbone(Backbone):
-    """Shared adapter. ``hf`` is the stock model, ``processor`` the stock processor."""
+    """Shared adapter. ``hf`` is the stock model, ``processor`` the stock processor.
 
+    Attributes:
+        model_class: The stock class.
+    """
+
+    Config: ClassVar[type[HFConfig]] = HFConfig
+    model_class: ClassVar[Any]
     hf: Any  # a PreTrainedModel; transformers' own types change with every release
 
-    def __init__(self, hf: PreTrainedModel, processor: ProcessorMixin) -> None:
+    def __init__(self, hf: PreTrainedModel, processor: ProcessorMixin | None) -> None:
         super().__init__()
         self.hf = hf
-        self.processor = processor
+        self._processor = processor
+
+    # --- making one -----------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, config: HFConfig) -> Self:
+        """Load weights and processor (offline when ``path`` is ``nano`` or a folder)."""
+        folder = cls.nano_folder() if config.path == "nano" else config.path
+        hf = cls.model_class.from_pretrained(
+            folder,
+            revision=config.revision,
+            attn_implementation=config.attention,
+            dtype=getattr(torch, config.dtype),
+        )
+        processor = AutoProcessor.from_pretrained(folder, revision=config.revision)
+        if config.max_pixels is not None:
+            cls.limit_pixels(processor, config.max_pixels)
+        return cls(hf, processor)._prepared(config)
+
+    @classmethod
+    def on_meta(cls, hf_config: Any, config: HFConfig) -> Self:
+        """The stock class on the meta device: shapes without weights, for planning.
+
+        What would train and which adapters there would be are as :meth:`load` sets them. It has no processor,
+        so ``encoder()`` is refused.
+
+        Args:
+            hf_config: Configuration of the stock class, such as ``AutoConfig.from_pretrained`` gives; not
+                modified.
+            config: Settings; ``path``, ``revision`` and ``max_pixels`` play no part.
+        """
+        hf_config = copy.deepcopy(hf_config)
+        hf_config._attn_implementation = config.attention
+        with torch.device("meta"):
+            hf = cls.model_class(hf_config).to(getattr(torch, config.dtype))
+            return cls(hf, None)._prepared(config)
+
+    @classmethod
+    def nano_folder(cls) -> Path:
+        """Where the family's nano twin lies: what ``path=nano`` loads."""
+        raise ValueError(
+            f"{cls.__name__} has no nano twin; set backbone.path to a folder or hub id"
+        )
+
+    @classmethod
+    def limit_pixels(cls, processor: Any, max_pixels: int) -> None:
+        """Make ``processor`` scale frames of more than ``max_pixels`` down."""
+        raise ValueError(
+            f"max_pixels={max_pixels} has no effect on {cls.__name__}, whose processor fixes the size of a "
+            "frame; leave backbone.max_pixels unset"
+        )
+
+    def _prepared(self, config: HFConfig) -> Self:
+        """What trains, and the adapters."""
+        if config.freeze_vision:
+            for module in self.vision:
+                module.requires_grad_(False)
+        if config.lora is not None:
+            lora.inject(self.hf, self.decoder_layers, config.lora)
+        return self
+
+    @property
+    def processor(self) -> Any:
+        """The stock processor.
+
+        Raises:
+            ValueError: There is none, because the backbone was made by :meth:`on_meta`.
+        """
+        if self._processor is None:
+            raise ValueError(
+                f"this {type(self).__name__} has no weights and no processor (it was made to plan with); "
+                "use load()"
+            )
+        return self._processor
 
     # --- parts, named by the family -------------------------------------------------------
 
@@ -46,6 +126,16 @@ class HFBackbone(Backbone):
         layers = self.decoder.get_submodule("layers")
         assert isinstance(layers, nn.ModuleList)
         return layers
+
+    @property
+    @abstractmethod
+    def vision_blocks(self) -> nn.ModuleList:
+        """Blocks of the vision tower."""
+
+    @property
+    def block_classes(self) -> tuple[str, ...]:
+        blocks = (*self.decoder_layers, *self.vision_blocks)
+        return tuple(dict.fromkeys(type(block).__name__ for block in blocks))
 
     def attention_modules(self) -> list[nn.Module]:
         """Self-attention of every decoder layer, in order."""
@@ -166,10 +256,10 @@ class HFBackbone(Backbone):
                 side, index = parse_residual(site, self.num_layers)
                 layer = self.decoder_layers[index]
                 if side == "in":
-                    hook = _store_input(taps, site)
+                    hook = store_input(taps, site)
                     handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
-                    handles.append(layer.register_forward_hook(_store_output(taps, site)))
+                    handles.append(layer.register_forward_hook(store_output(taps, site)))
             if unknown := set(edits) - {VISUAL_TOKENS}:
                 raise ValueError(
                     f"cannot edit {sorted(unknown)}; the edit site is {VISUAL_TOKENS!r}"
@@ -178,7 +268,7 @@ class HFBackbone(Backbone):
                 mask = self.visual_mask(inputs)
                 handles.append(
                     self.decoder.register_forward_pre_hook(
-                        _edit_visual(mask, chain), with_kwargs=True
+                        edit_visual(mask, chain), with_kwargs=True
                     )
                 )
             yield
@@ -190,7 +280,7 @@ class HFBackbone(Backbone):
 
     def stock_state_dict(self) -> dict[str, Tensor]:
         """Weights under the stock model's own keys, adapters folded in; the model itself is left as it is."""
-        return merged_state_dict(self.hf)
+        return lora.merged_state_dict(self.hf)
 
     def save(self, folder: Path) -> None:
         """Write model and processor as a plain Hugging Face folder (safetensors)."""
@@ -223,32 +313,3 @@ def _base_weight(module: nn.Module) -> Tensor:
     weight = getattr(module, "base_layer", module).weight
     assert isinstance(weight, Tensor)
     return weight.detach()
-
-
-def _store_input(taps: Taps, site: Site) -> Any:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-        taps[site] = args[0] if args else kwargs["hidden_states"]
-
-    return hook
-
-
-def _store_output(taps: Taps, site: Site) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        taps[site] = output[0] if isinstance(output, tuple) else output
-
-    return hook
-
-
-def _edit_visual(mask: Tensor, chain: Sequence[Edit]) -> Any:
-    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        embeds = kwargs["inputs_embeds"]
-        tokens = embeds[mask]
-        for edit in chain:
-            tokens = edit(tokens)
-        expanded = mask.unsqueeze(-1).expand_as(embeds)
-        return args, {
-            **kwargs,
-            "inputs_embeds": embeds.masked_scatter(expanded, tokens.to(embeds.dtype)),
-        }
-
-    return hook

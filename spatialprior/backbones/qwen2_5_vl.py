@@ -3,68 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
-from spatialprior.backbones import lora
 from spatialprior.backbones.chat_encoder import ChatEncoder
 from spatialprior.backbones.hf import HFBackbone
+from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.batch import ClipBatch
 
 
 class Qwen2_5VL(HFBackbone):  # noqa: N801 (the family's own name)
     """Adapter of ``Qwen2_5_VLForConditionalGeneration``."""
 
-    @dataclass
-    class Config:
-        """What a recipe may set.
-
-        Attributes:
-            path: ``nano`` (embedded), a local Hugging Face folder, or a hub id.
-            revision: Commit of the hub id, or ``None``.
-            attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
-            dtype: ``float32`` or ``bfloat16``: dtype of the weights.
-            max_pixels: Upper bound on pixels a frame; ``None`` keeps the processor's own.
-            freeze_vision: Keep the vision tower as loaded.
-            lora: Train LoRA adapters on the decoder instead of all weights; ``None`` trains all weights.
-        """
-
-        path: str = "nano"
-        revision: str | None = None
-        attention: str = "sdpa"
-        dtype: str = "float32"
-        max_pixels: int | None = None
-        freeze_vision: bool = False
-        lora: lora.LoraOptions | None = None
+    Config = HFConfig
+    model_class = Qwen2_5_VLForConditionalGeneration
 
     @classmethod
-    def load(cls, config: Config) -> Qwen2_5VL:
-        """Load weights and processor (offline when ``path`` is ``nano`` or a folder)."""
-        folder = nano_folder() if config.path == "nano" else config.path
-        hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder,
-            revision=config.revision,
-            attn_implementation=config.attention,
-            dtype=getattr(torch, config.dtype),
-        )
-        processor = AutoProcessor.from_pretrained(folder, revision=config.revision)
-        if config.max_pixels is not None:
-            processor.image_processor.size["longest_edge"] = config.max_pixels
-        backbone = cls(hf, processor)
-        if config.freeze_vision:
-            hf.model.visual.requires_grad_(False)
-        if config.lora is not None:
-            lora.inject(hf, backbone.decoder_layers, config.lora)
-        return backbone
+    def nano_folder(cls) -> Path:
+        return Path(str(resources.files("spatialprior.backbones") / "nano" / "qwen2_5_vl"))
+
+    @classmethod
+    def limit_pixels(cls, processor: Any, max_pixels: int) -> None:
+        processor.image_processor.size["longest_edge"] = max_pixels
 
     @property
     def decoder(self) -> nn.Module:
         return self.hf.get_submodule("model.language_model")
+
+    @property
+    def vision(self) -> tuple[nn.Module, ...]:
+        return (self.hf.get_submodule("model.visual"),)
+
+    @property
+    def vision_blocks(self) -> nn.ModuleList:
+        blocks: nn.ModuleList = self.hf.get_submodule("model.visual.blocks")
+        return blocks
 
     def encoder(self) -> ChatEncoder:
         return ChatEncoder(self.processor)
@@ -106,8 +84,3 @@ class Qwen2_5VL(HFBackbone):  # noqa: N801 (the family's own name)
             torch.cat([part[i % 3] for i, part in enumerate(parts)], dim=-1) for parts in pick
         ]
         return joined[0], joined[1]
-
-
-def nano_folder() -> Path:
-    """The embedded nano Qwen2.5-VL: a plain Hugging Face folder inside the package."""
-    return Path(str(resources.files("spatialprior.backbones") / "nano" / "qwen2_5_vl"))
