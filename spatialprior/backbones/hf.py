@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from spatialprior.backbones import lora
+from spatialprior.backbones.chat_encoder import ChatEncoder
 from spatialprior.backbones.hooks import edit_visual, store_input, store_output
 from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit
@@ -30,16 +31,24 @@ class HFBackbone(Backbone):
 
     Attributes:
         model_class: The stock class.
+        encoder_class: The family's encoder.
     """
 
     Config: ClassVar[type[HFConfig]] = HFConfig
     model_class: ClassVar[Any]
+    encoder_class: ClassVar[type[ChatEncoder]]
     hf: Any  # a PreTrainedModel; transformers' own types change with every release
 
-    def __init__(self, hf: PreTrainedModel, processor: ProcessorMixin | None) -> None:
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        processor: ProcessorMixin | None,
+        settings: HFConfig | None = None,
+    ) -> None:
         super().__init__()
         self.hf = hf
         self._processor = processor
+        self.settings = self.Config() if settings is None else settings
 
     # --- making one -----------------------------------------------------------------------
 
@@ -56,7 +65,7 @@ class HFBackbone(Backbone):
         processor = AutoProcessor.from_pretrained(folder, revision=config.revision)
         if config.max_pixels is not None:
             cls.limit_pixels(processor, config.max_pixels)
-        return cls(hf, processor)._prepared(config)
+        return cls(hf, processor, config)._prepared()
 
     @classmethod
     def on_meta(cls, hf_config: Any, config: HFConfig) -> Self:
@@ -74,7 +83,7 @@ class HFBackbone(Backbone):
         hf_config._attn_implementation = config.attention
         with torch.device("meta"):
             hf = cls.model_class(hf_config).to(getattr(torch, config.dtype))
-            return cls(hf, None)._prepared(config)
+            return cls(hf, None, config)._prepared()
 
     @classmethod
     def nano_folder(cls) -> Path:
@@ -91,8 +100,9 @@ class HFBackbone(Backbone):
             "frame; leave backbone.max_pixels unset"
         )
 
-    def _prepared(self, config: HFConfig) -> Self:
-        """What trains, and the adapters."""
+    def _prepared(self) -> Self:
+        """Set what trains, and put the adapters in."""
+        config = self.settings
         if config.freeze_vision:
             for module in self.vision:
                 module.requires_grad_(False)
@@ -141,17 +151,30 @@ class HFBackbone(Backbone):
         """Self-attention of every decoder layer, in order."""
         return [layer.get_submodule("self_attn") for layer in self.decoder_layers]
 
-    @abstractmethod
+    def encoder(self) -> ChatEncoder:
+        settings = self.settings
+        frames: Any = getattr(settings, "frames", "images")
+        return self.encoder_class(self.processor, frames, settings.max_pixels)
+
     def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``B S`` bool, where visual tokens sit."""
+        ids, config = inputs["input_ids"], self.hf.config
+        return (ids == config.image_token_id) | (ids == config.video_token_id)
 
     @abstractmethod
     def position_ids(self, batch: ClipBatch) -> Tensor:
-        """Rotary positions of every token, in the family's own shape (last two dimensions ``B S``)."""
+        """Rotary positions of every token, in the family's own shape (last two dimensions ``B S``).
+
+        Questions that share a prefix (``batch.branches``) each go on from its end.
+        """
 
     @abstractmethod
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Cosine and sine tables applied to queries and keys: two ``B S head_dim`` tensors."""
+
+    @property
+    def edit_sites(self) -> tuple[Site, ...]:
+        return (VISUAL_TOKENS,)
 
     # --- facts ----------------------------------------------------------------------------
 
@@ -180,10 +203,11 @@ class HFBackbone(Backbone):
     ) -> BackboneOutput:
         inputs = dict(batch.inputs)
         if batch.branches is not None:
-            if "flash" in str(self.hf.config._attn_implementation):
+            attention = str(self.hf.config._attn_implementation)
+            if attention not in ("sdpa", "eager"):
                 raise ValueError(
-                    "several questions behind one visual prefix need a mask that flash attention does not "
-                    "take: set backbone.attention=sdpa, or one question a clip"
+                    "several questions behind one visual prefix need a mask of their own, which "
+                    f"attention={attention} does not take: set backbone.attention=sdpa, or one question a clip"
                 )
             inputs["attention_mask"] = branch_mask(batch.branches, self.hf.dtype)
             inputs["position_ids"] = self.position_ids(batch)
@@ -199,6 +223,9 @@ class HFBackbone(Backbone):
     @torch.no_grad()
     def generate(self, batch: ClipBatch, max_new_tokens: int) -> Tensor:
         prompt_length = batch.inputs["input_ids"].shape[1]
+        if hasattr(self.hf.base_model, "rope_deltas"):
+            # The Qwen families keep it from the last images and would apply it to a prompt without any.
+            self.hf.base_model.rope_deltas = None
         # Published generation configs may ask for sampling or a repetition penalty: greedy means neither.
         greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
         tokens: Tensor = self.hf.generate(
@@ -260,21 +287,24 @@ class HFBackbone(Backbone):
                     handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
                     handles.append(layer.register_forward_hook(store_output(taps, site)))
-            if unknown := set(edits) - {VISUAL_TOKENS}:
+            if unknown := sorted(set(edits) - set(self.edit_sites)):
                 raise ValueError(
-                    f"cannot edit {sorted(unknown)}; the edit site is {VISUAL_TOKENS!r}"
+                    f"{type(self).__name__} has no edit site {unknown[0]!r}; "
+                    f"choose from {', '.join(self.edit_sites)}"
                 )
-            if chain := edits.get(VISUAL_TOKENS):
-                mask = self.visual_mask(inputs)
-                handles.append(
-                    self.decoder.register_forward_pre_hook(
-                        edit_visual(mask, chain), with_kwargs=True
-                    )
-                )
+            for edit_hook in self._edit_hooks(inputs, edits):
+                handles.append(self.decoder.register_forward_pre_hook(edit_hook, with_kwargs=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _edit_hooks(
+        self, inputs: Mapping[str, Tensor], edits: Mapping[Site, Sequence[Edit]]
+    ) -> list[Any]:
+        """Pre-hooks of the decoder (with keyword arguments) that make the edits."""
+        chain = edits.get(VISUAL_TOKENS)
+        return [edit_visual(self.visual_mask(inputs), chain)] if chain else []
 
     # --- saving ---------------------------------------------------------------------------
 
@@ -306,6 +336,15 @@ def branch_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
     seen |= torch.eye(length, dtype=torch.bool, device=branches.device)
     mask = torch.zeros(seen.shape, dtype=dtype, device=branches.device)
     return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def place_in_branch(branches: Tensor) -> Tensor:
+    """``B S``, how many tokens of its own branch come before each token of a branch; 0 elsewhere."""
+    place = torch.zeros_like(branches)
+    for k in range(1, int(branches.max()) + 1):
+        member = branches == k
+        place += member * (member.cumsum(1) - 1)
+    return place
 
 
 def _base_weight(module: nn.Module) -> Tensor:

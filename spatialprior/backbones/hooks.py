@@ -6,7 +6,7 @@ raw tensor is right in both, one derived from it is not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,5 +44,21 @@ def edit_visual(mask: Tensor, chain: Sequence[Edit]) -> Any:
         expanded = mask.unsqueeze(-1).expand_as(embeds)
         edited = embeds.masked_scatter(expanded, tokens.to(embeds.dtype))
         return args, {**kwargs, "inputs_embeds": edited}
+
+    return hook
+
+
+def edit_deepstack(chains: Mapping[int, Sequence[Edit]]) -> Any:
+    """Pre-hook of a decoder with DeepStack: its features of each level (``T D``) pass through their chain."""
+
+    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        features = kwargs["deepstack_visual_embeds"]
+        if features is None:  # no image in this batch
+            return args, kwargs
+        edited = list(features)
+        for level, chain in chains.items():
+            for edit in chain:
+                edited[level] = edit(edited[level]).to(features[level].dtype)
+        return args, {**kwargs, "deepstack_visual_embeds": edited}
 
     return hook

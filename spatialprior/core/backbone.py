@@ -89,6 +89,11 @@ class Backbone(nn.Module):
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Cosine and sine that rotate the decoder's queries and keys: two ``B S head_dim`` tensors."""
 
+    @property
+    @abstractmethod
+    def edit_sites(self) -> tuple[Site, ...]:
+        """Where this family's visual features enter the decoder, and can be changed."""
+
     @abstractmethod
     def encoder(self) -> Encoder: ...
 
