@@ -11,7 +11,10 @@ from torch import Tensor
 Site = NewType("Site", str)
 
 VISUAL_TOKENS = Site("visual_tokens")
-"""Edit site: the visual tokens before the first decoder layer (``T D``, views in sequence order)."""
+"""Edit site: the embeddings of all visual tokens before the first decoder layer (``T D``, in sequence order).
+
+It covers no more than these: where a family adds visual features to later layers as well, those are edit
+sites of their own, see :func:`deepstack`."""
 
 Taps = dict[Site, Tensor]
 """What was read: site -> the raw tensor (``B S D``), still attached to the autograd graph."""
@@ -19,8 +22,18 @@ Taps = dict[Site, Tensor]
 _RESIDUAL = re.compile(r"residual_(in|out)\[(\d+)\]")
 
 
+def deepstack(level: int) -> Site:
+    """Edit site: the features that DeepStack adds to the visual tokens right after decoder layer ``level``.
+
+    ``T D``, in the order of :data:`VISUAL_TOKENS`; only families with DeepStack have it (Qwen3-VL: 0, 1 and 2).
+    A prior that means to change everything the decoder sees of an image names these sites beside
+    ``visual_tokens`` in its ``Needs.edits``; one that names ``visual_tokens`` alone leaves them as they are.
+    """
+    return Site(f"deepstack[{level}]")
+
+
 def residual_in(layer: int) -> Site:
-    """Hidden states that enter decoder layer ``layer``."""
+    """Hidden states that enter decoder layer ``layer``, whatever was added since the layer before."""
     return Site(f"residual_in[{layer}]")
 
 
