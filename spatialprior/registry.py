@@ -211,6 +211,8 @@ DATASETS: Registry[Any] = Registry(
     {
         "rooms": "spatialprior.data.rooms.dataset:Rooms",
         "posed_rgbd": "spatialprior.data.posed_rgbd.dataset:PosedRgbd",
+        "llava_json": "spatialprior.data.conversations.dataset:LlavaJson",
+        "mixture": "spatialprior.data.mixture:Mixture",
     },
     requires=("split",),
 )

@@ -25,6 +25,8 @@ class SplittableDataset(Protocol):
     Attributes:
         has_geometry: Whether clips carry depth, intrinsics and poses.
         has_questions: Whether clips carry questions.
+
+    A class may also set ``free_form = True``: its answers are prose, which no benchmark compares word by word.
     """
 
     has_geometry: ClassVar[bool]

@@ -52,10 +52,10 @@ class RoomsQuestions(Benchmark):
     def __init__(
         self, config: RoomsQuestions.Config, data: SplittableDataset, seed: int = 0
     ) -> None:
-        if not data.has_questions:
+        if not data.has_questions or getattr(data, "free_form", False):
             raise ValueError(
-                f"eval=rooms_questions asks the dataset's own questions, and {type(data).__name__} has none; "
-                "use data=rooms, or eval=null to skip scoring"
+                f"eval=rooms_questions asks questions with short answers, and {type(data).__name__} has none; "
+                "use data=rooms or instruction=rooms, or eval=null to skip scoring"
             )
         self.config: RoomsQuestions.Config = config
         self._seed = seed

@@ -155,7 +155,27 @@ def resolve_component(
         raise ConfigError(f"{path}.kind: {error}") from error
     own = {key: value for key, value in node.items() if key != "kind"}
     values = merged((sized or {}).get(kind) or {}, own)
+    for name, entry in getattr(cls, "nested", {}).items():
+        if isinstance(values.get(name), Mapping):
+            values[name] = {
+                key: _nested(group, entry, item, f"{path}.{name}.{key}", sized)
+                for key, item in values[name].items()
+            }
     return Component(kind, cls, bind(cls.Config, values, path, f"{kind} setting"))
+
+
+def _nested(
+    group: str, entry: type[Any], node: Any, path: str, sized: Mapping[str, Any] | None
+) -> Any:
+    """A component among a component's settings, such as a mixture's source: ``entry(kind, settings, ...)``."""
+    names = REGISTRIES[group].names()
+    if not isinstance(node, Mapping) or "kind" not in node:
+        raise ConfigError(f"{path} has no kind; add {path}.kind=NAME: {suggest('', names)}")
+    beside = {item.name for item in dataclasses.fields(entry)} - {"kind", "settings"}
+    inner = {key: value for key, value in node.items() if key not in beside}
+    component = resolve_component(group, inner, path=path, sized=sized)
+    rest = {key: value for key, value in node.items() if key in beside}
+    return bind(entry, {**rest, "kind": component.kind, "settings": component.settings}, path)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:

@@ -15,6 +15,7 @@ _EXPECTED = (
     ("spatialprior.core.injector", "MissingClipFieldError"),
     ("spatialprior.core.terms", "NonFiniteLossError"),
     ("spatialprior.data.sequence", "BadFrameError"),
+    ("spatialprior.data.media.errors", "MediaPathError"),
     ("spatialprior.model", "PriorNameError"),
     ("spatialprior.plan.published", "PlanError"),
     ("spatialprior.train.tracking", "TrackingError"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -224,6 +226,18 @@ class Pipeline:
                 f"data={self.config.data.kind} asks no questions, so plain SFT has nothing to learn; "
                 "add instruction=rooms"
             )
+        if self.config.mode == "train":
+            self._check_sources()
+
+    def _check_sources(self) -> None:
+        """Sources list their files, and the benchmark meets the source that it scores, before weights load."""
+        for key in ("data", "instruction"):
+            source = getattr(self.config, key)
+            with _told_as(key):
+                _ = source and source.cls(source.settings)
+        if self.config.eval is not None:
+            with _told_as("eval"):
+                _ = self._benchmark
 
     def _load(self, checkpoint: Path | None = None) -> Any:
         """The recipe's backbone, or an exported checkpoint of it (stock, without adapters)."""
@@ -234,12 +248,11 @@ class Pipeline:
 
     @cached_property
     def _benchmark(self) -> Any:
-        """Scored on held-out questions of the kind that the run trains on."""
+        """Scored on held-out questions of the kind that the run trains on, where these have short answers."""
         config = self.config
         assert config.eval is not None
-        source = config.instruction or config.data
-        if not source.cls.has_questions:
-            raise RunError(f"data={config.data.kind} has no questions to score; add eval=null")
+        source = next(filter(_scored, (config.instruction, config.data)), config.data)
+        assert source is not None
         return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
 
     def _build(self, arm: Arm) -> SpatialModel:
@@ -257,12 +270,15 @@ class Pipeline:
         config, geometry = self.config, self._split("train")
         if arm.vqa:
             geometry = VqaClips(geometry, config.vqa.questions_per_clip, seed=config.seed)
-        instruction = config.instruction
+        instruction = None
+        if config.instruction is not None:
+            source = config.instruction.cls(config.instruction.settings)
+            instruction = source.split("train", config.seed)
+            if hasattr(instruction, "keep_bad_in"):
+                instruction.keep_bad_in(arm.folder)
         return ClipStream(
             geometry,
-            instruction.cls(instruction.settings).split("train", config.seed)
-            if instruction
-            else None,
+            instruction,
             config.trainer.clips_per_step,
             config.trainer.instruction_share if instruction else 0.0,
         )
@@ -359,6 +375,25 @@ def _asks(source: Component | None) -> bool:
     if source is None or not source.cls.has_questions:
         return False
     return getattr(source.settings, "questions_per_clip", 1) > 0
+
+
+def _scored(source: Component | None) -> bool:
+    """Whether a source asks questions that a benchmark can score."""
+    return (
+        source is not None
+        and source.cls.has_questions
+        and not getattr(source.cls, "free_form", False)
+    )
+
+
+@contextmanager
+def _told_as(key: str) -> Iterator[None]:
+    """What a component refuses, as one line that names it."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        named = f"{key}." in str(error) or f"{key}=" in str(error)
+        raise RunError(str(error) if named else f"{key}: {error}") from error
 
 
 def _paired(arm: Any, control: Any) -> dict[str, Any] | None:

@@ -29,7 +29,10 @@ class Component:
     settings: Any
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, **plain(dataclasses.asdict(self.settings))}
+        own = getattr(
+            self.settings, "to_dict", None
+        )  # settings that hold components write themselves
+        return {"kind": self.kind, **plain(own() if own else dataclasses.asdict(self.settings))}
 
 
 @dataclass
