@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoProcessor
 
 from spatialprior.model import SpatialModel
-from spatialprior.plan.published import PlanError, Shape, nano_folder
+from spatialprior.plan.published import PlanError, Shape
 
 
 def fake_model(
-    kind: str,
     cls: Any,
     settings: Any,
     shape: Shape,
@@ -29,7 +27,6 @@ def fake_model(
     """Build a run's model as training does, but on fake tensors of the CPU (so that autocast works).
 
     Args:
-        kind: Family, as in the registry.
         cls, settings: The backbone's class and its settings.
         shape: The model's shape.
         priors: Name -> (class, settings), not attached.
@@ -40,11 +37,9 @@ def fake_model(
     """
     # Fused attention is what sdpa and flash attention have in common, in FLOPs and in what they keep.
     settings = dataclasses.replace(settings, attention="sdpa")
-    config = _with_ids_of(nano_folder(kind), shape)
+    bare = cls.on_meta(_with_ids_of_the_nano(cls, shape), settings)
+    backbone = cls(bare.hf, processor_of(cls, settings, shape))
     with torch.device("meta"):
-        backbone = cls(
-            _without_weights(cls, config, settings).hf, processor_of(kind, settings, cls, shape)
-        )
         attached = {name: prior(options) for name, (prior, options) in priors.items()}
         model = SpatialModel(backbone, attached, language_weight)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -53,46 +48,32 @@ def fake_model(
     return model.train()
 
 
-def _without_weights(cls: Any, config: Any, settings: Any) -> Any:
-    if hasattr(cls, "on_meta"):
-        return cls.on_meta(config, settings)
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    from spatialprior.backbones import lora
-
-    config._attn_implementation = settings.attention
-    hf = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, settings.dtype))
-    backbone = cls(hf, None)
-    if settings.freeze_vision:
-        hf.model.visual.requires_grad_(False)
-    if settings.lora is not None:
-        lora.inject(hf, backbone.decoder_layers, settings.lora)
-    return backbone
-
-
-def processor_of(kind: str, settings: Any, cls: Any, shape: Shape) -> Any:
-    """The family's processor: the nano's tokenizer (token counts are assumed anyway), the shape's images."""
-    processor = AutoProcessor.from_pretrained(nano_folder(kind), local_files_only=True)
-    for name, value in shape.image_processor.items():
-        setattr(processor.image_processor, name, copy.deepcopy(value))
-    if settings.max_pixels is not None:
-        if hasattr(cls, "limit_pixels"):
-            cls.limit_pixels(processor, settings.max_pixels)
+def processor_of(cls: Any, settings: Any, shape: Shape) -> Any:
+    """The nano's processor with the shape's pictures. Its tokenizer will do: text is assumed by number."""
+    processor = AutoProcessor.from_pretrained(cls.nano_folder(), local_files_only=True)
+    for name, value in shape.processor.items():
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                old = getattr(getattr(processor, name), key, None)
+                same = type(old)(**inner) if isinstance(inner, dict) and old is not None else inner
+                setattr(getattr(processor, name), key, same)
         else:
-            processor.image_processor.size["longest_edge"] = settings.max_pixels
+            setattr(processor, name, value)
+    if settings.max_pixels is not None:
+        cls.limit_pixels(processor, settings.max_pixels)
     return processor
 
 
-def _with_ids_of(nano: Path, shape: Shape) -> Any:
+def _with_ids_of_the_nano(cls: Any, shape: Shape) -> Any:
     """The shape's config, with the special tokens of the nano's tokenizer."""
     config = copy.deepcopy(shape.config)
-    ids = json.loads((nano / "config.json").read_text(encoding="utf-8"))
-    if config.model_type != ids["model_type"]:
+    nano = json.loads((cls.nano_folder() / "config.json").read_text(encoding="utf-8"))
+    if config.model_type != nano["model_type"]:
         raise PlanError(
-            f"backbone.path={shape.name} is a {config.model_type} model, which backbone.kind={nano.name} does "
-            "not read; choose the backbone of its family"
+            f"backbone.path={shape.name} is a {config.model_type} model, which {cls.__name__} does not read; "
+            "choose the backbone of its family"
         )
-    for name, value in ids.items():
+    for name, value in nano.items():
         if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
             setattr(config, name, value)
     return config

@@ -99,11 +99,10 @@ class Planner:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         backbone = config.backbone
-        self.shape = shape_of(backbone.kind, backbone.settings.path)
+        self.shape = shape_of(backbone.cls, backbone.settings.path)
         self.gpus = number_of_gpus(config)
         self.works = workloads(config)
         self.model: SpatialModel = fake_model(
-            backbone.kind,
             backbone.cls,
             backbone.settings,
             self.shape,

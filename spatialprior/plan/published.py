@@ -19,6 +19,10 @@ class PlanError(ValueError):
     """A run cannot be planned for a reason that the user can mend. The message is one line."""
 
 
+_READ = ("patch_size", "merge_size", "temporal_patch_size", "size", "crop_size")
+"""What of a folder's preprocessing decides how many tokens a picture becomes."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Everything that planning knows of a model.
@@ -27,7 +31,7 @@ class Shape:
         name: Hub id or folder.
         source: Where its numbers come from.
         config: The Hugging Face config.
-        image_processor: Settings of its image processor that differ from the nano's; empty for the nano.
+        processor: Settings of its processor, those of its image and video processor nested; empty for the nano.
         parameters: Published number of parameters, or ``None``.
         exact: Whether that number is exact, rather than rounded to three digits.
     """
@@ -35,7 +39,7 @@ class Shape:
     name: str
     source: str
     config: PreTrainedConfig
-    image_processor: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     exact: bool = False
 
@@ -52,20 +56,22 @@ def published_shape(name: str) -> Shape:
     return Shape(**record, config=CONFIG_MAPPING[config["model_type"]].from_dict(config))
 
 
-def shape_of(kind: str, path: str) -> Shape:
+def shape_of(cls: Any, path: str) -> Shape:
     """Shape of the model that a recipe's ``backbone.path`` means.
 
     Args:
-        kind: Family, as in the registry; says which nano.
+        cls: The backbone's class; says which nano.
         path: ``nano``, a local Hugging Face folder, or a known hub id.
 
     Raises:
         PlanError: No such folder, and no known hub id.
     """
-    folder = nano_folder(kind) if path == "nano" else Path(path).expanduser()
+    folder = cls.nano_folder() if path == "nano" else Path(path).expanduser()
     if (folder / "config.json").is_file():
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        return Shape(path, f"{folder}/config.json", config, _preprocessing(folder))
+        return Shape(
+            path, f"{folder}/config.json", config, {} if path == "nano" else _preprocessing(folder)
+        )
     if path in _records():
         return published_shape(path)
     near = near_miss(path, _records())
@@ -76,31 +82,17 @@ def shape_of(kind: str, path: str) -> Shape:
     )
 
 
-def nano_folder(kind: str) -> Path:
-    """The embedded nano of a family.
-
-    Raises:
-        PlanError: The family has none.
-    """
-    folder = Path(str(resources.files("spatialprior.backbones"))) / "nano" / kind
-    if not (folder / "config.json").is_file():
-        raise PlanError(
-            f"backbone.kind={kind} has no embedded nano, whose tokenizer planning borrows"
-        )
-    return folder
-
-
 def _preprocessing(folder: Path) -> dict[str, Any]:
-    """What a local folder says about its images; empty where it holds its weights' config alone."""
-    for name, key in (
-        ("processor_config.json", "image_processor"),
-        ("preprocessor_config.json", ""),
-    ):
+    """What a local folder says about its pictures; empty where it holds the model's config alone."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             values = json.loads((folder / name).read_text(encoding="utf-8"))
-            values = values.get(key, {}) if key else values
-            known = ("patch_size", "merge_size", "temporal_patch_size", "size", "crop_size")
-            return {key: values[key] for key in known if key in values}
+            nested = values if name.startswith("processor") else {"image_processor": values}
+            return {
+                key: {name: inner[name] for name in _READ if name in inner}
+                for key in ("image_processor", "video_processor")
+                if isinstance(inner := nested.get(key), dict)
+            }
     return {}
 
 

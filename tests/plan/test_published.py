@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from spatialprior.backbones.qwen2_5_vl import nano_folder
+from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
 from spatialprior.plan.published import PlanError, published_names, published_shape, shape_of
 
 
@@ -31,13 +31,12 @@ def test_all_families_are_there():
 
 
 def test_a_local_folder_is_read_as_it_is(tmp_path):
-    (tmp_path / "config.json").write_text((nano_folder() / "config.json").read_text())
-    shape = shape_of("qwen2_5_vl", str(tmp_path))
+    (tmp_path / "config.json").write_text((Qwen2_5VL.nano_folder() / "config.json").read_text())
+    shape = shape_of(Qwen2_5VL, str(tmp_path))
     assert shape.config.get_text_config().hidden_size == 64
-    assert shape_of("qwen2_5_vl", "nano").image_processor["patch_size"] == 8
 
 
 def test_an_unknown_model_is_told_the_known_ones():
     with pytest.raises(PlanError, match="give a local folder") as caught:
-        shape_of("qwen2_5_vl", "someone/else")
+        shape_of(Qwen2_5VL, "someone/else")
     assert "Qwen/Qwen2.5-VL-7B-Instruct" in str(caught.value)
