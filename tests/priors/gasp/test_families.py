@@ -21,7 +21,7 @@ SUITES = {
     "LlavaOnevision": ("llava_onevision", "images"),
     "LlavaOnevisionVideo": ("llava_onevision", "video"),
 }
-"""Beside Qwen2.5-VL with images, which every injector's suite runs on; LLaVA's tiles are too many to train on."""
+"""Beside Qwen2.5-VL with images, which every suite runs on; LLaVA-NeXT's tiles are too many to train on."""
 
 
 class OnFamily(InjectorContract):
