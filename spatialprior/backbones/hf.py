@@ -192,6 +192,10 @@ class HFBackbone(Backbone):
     def input_norm_weight(self, layer: int) -> Tensor:
         return _base_weight(self.decoder_layers[layer].get_submodule("input_layernorm"))
 
+    def lora_targets(self, roles: Iterable[str]) -> list[str]:
+        """Full names of the decoder's linear maps that play ``roles`` (of ``attention`` and ``mlp``)."""
+        return lora.target_names(self.hf, self.decoder_layers, roles)
+
     # --- passes ---------------------------------------------------------------------------
 
     def forward(

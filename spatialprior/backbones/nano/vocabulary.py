@@ -61,6 +61,7 @@ def llama_tokenizer(special: Sequence[str]) -> LlamaTokenizer:
         vocab=bpe.get_vocab(),
         merges=_merges(bpe),
         pad_token="<pad>",
+        add_bos_token=True,  # as the published tokenizer, in its post-processor
         extra_special_tokens=list(special),
         model_max_length=8192,
     )
