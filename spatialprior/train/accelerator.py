@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from accelerate import Accelerator
 
@@ -35,6 +37,10 @@ def make_accelerator(scale: ScaleConfig) -> Accelerator:
             f"scale.sharding={scale.sharding} shares a model out among processes, and this run has one: "
             f"start it with {LAUNCH}, or use scale.sharding=none"
         )
+    if scale.sharding.startswith("zero") and find_spec("deepspeed") is None:
+        raise HardwareError(
+            f"scale.sharding={scale.sharding} needs DeepSpeed: pip install deepspeed, or use sharding=fsdp2"
+        )
     return accelerator
 
 
@@ -48,4 +54,8 @@ def make_engine(
         from spatialprior.train.fsdp import FullySharded
 
         return FullySharded(model, config, accelerator)
+    if scale.sharding in ("zero2", "zero3"):
+        from spatialprior.train.zero import Zero
+
+        return Zero(model, config, accelerator, stage=int(scale.sharding[-1]))
     return DataParallel(model, config, accelerator)

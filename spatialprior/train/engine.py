@@ -6,6 +6,7 @@ names, so that a checkpoint does not know how many processes wrote it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.terms import LossTerm
@@ -41,8 +41,8 @@ class Engine:
         self._distribute(config)
 
     def _distribute(self, config: TrainerConfig) -> None:
-        self._module: nn.Module = self.model
-        self.optimizer: Optimizer = make_optimizer(self.model, config)
+        self._module: Any = self.model
+        self.optimizer: Any = make_optimizer(self.model, config)
 
     # --- a step ---------------------------------------------------------------------------
 
@@ -61,15 +61,16 @@ class Engine:
             loss * self.accelerator.num_processes
         ).backward()  # DDP and FSDP2 take the mean over processes
 
-    def clip(self, limit: float) -> float:
-        """Scale the gradient down to norm ``limit`` (all processes together) and return its norm before."""
-        norm = nn.utils.clip_grad_norm_(self.trainable().values(), limit)
-        return float(whole(norm))
+    def update(self, limit: float) -> float:
+        """One optimiser step with the gradient scaled down to norm ``limit``; returns the norm before that.
 
-    def update(self) -> None:
-        """One optimiser step; the gradient is gone afterwards."""
-        self.optimizer.step()
+        A gradient that is not finite changes nothing. It is gone afterwards in any case.
+        """
+        norm = float(whole(nn.utils.clip_grad_norm_(self.trainable().values(), limit)))
+        if math.isfinite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     # --- state ----------------------------------------------------------------------------
 

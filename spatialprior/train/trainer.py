@@ -170,14 +170,13 @@ class Trainer:
                 weights[term.name] = term.weight
         norm = 0.0
         if alive:
-            norm = engine.clip(self.config.grad_clip or float("inf"))
+            norm = engine.update(self.config.grad_clip or float("inf"))
             if not math.isfinite(norm):
                 clips = ", ".join(name for batch in micro_batches for name in batch.clip_ids)
                 raise NonFiniteLossError(
                     f"the gradient norm is {norm}, though every loss term is finite, on clips {clips}; "
                     "lower the learning rate, or look at these clips"
                 )
-            engine.update()
         sums = self._over_processes(sums)
         raw = {name: sums[name] / max(counts[name], 1.0) for name in weights}
         return {name: (mean, mean * weights[name]) for name, mean in raw.items()}, norm

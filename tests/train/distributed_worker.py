@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -36,9 +37,13 @@ class Scenario:
     micro_batch: int = 1
 
 
+ENGINES = {"ddp": "none", "fsdp2": "fsdp2"}
+if find_spec("deepspeed"):
+    ENGINES |= {"zero2": "zero2", "zero3": "zero3"}
+
 SCENARIOS = {
     f"{name}_{variant}": dataclasses.replace(Scenario(**changes), sharding=sharding)
-    for name, sharding in (("ddp", "none"), ("fsdp2", "fsdp2"))
+    for name, sharding in ENGINES.items()
     for variant, changes in {
         "unequal": {},
         "one_rank_without_geometry": {"clips": "apart"},

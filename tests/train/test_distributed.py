@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import SCENARIOS, STEPS, train
+from distributed_worker import ENGINES, SCENARIOS, STEPS, train
 from safetensors.torch import load_file
 
 from spatialprior.train.log import read_log
@@ -33,9 +33,10 @@ def launch(out: Path, *names: str, processes: int = 2) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Every scenario, trained by two processes in one launch."""
+    """Every scenario, trained by two processes in one launch for each engine."""
     out = tmp_path_factory.mktemp("two")
-    launch(out, *SCENARIOS)
+    for engine in ENGINES:
+        launch(out, *(name for name in SCENARIOS if name.startswith(engine)))
     return out
 
 
@@ -81,7 +82,7 @@ def test_two_processes_follow_one(name, two, one):
     follows(two / name, one(name))
 
 
-@pytest.mark.parametrize("name", ["ddp_unequal", "fsdp2_unequal"])
+@pytest.mark.parametrize("name", [f"{engine}_unequal" for engine in ENGINES])
 def test_a_run_goes_on_at_another_process_count(name, two, one, tmp_path):
     """Ten steps by two processes then ten by one, and the reverse."""
     for start in (two / name, one(name)):

@@ -126,9 +126,12 @@ class Gasp(PriorInjector):
         config = self.config
         counts = self.counts(context)
         if context is None or context.num_valid == 0:
-            parts = [*self.parameters(), *(taps[residual_out(layer)] for layer in self.layers)]
-            # The sum of nothing: zero and connected, whatever the values (0 * inf would be NaN).
-            corr = depth = torch.stack([part.flatten()[:0].sum().float() for part in parts]).sum()
+            # The sum of nothing: zero and connected, whatever the values (0 * inf would be NaN). Each head is
+            # called all the same, since sharding gathers weights, in step with other processes, as it is.
+            nothing = [taps[residual_out(layer)].flatten(0, 1)[:0] for layer in self.layers]
+            heads = [self.heads[str(layer)] for layer in self.layers]
+            empty = [head(rows) for head, rows in zip(heads, nothing, strict=True)]
+            corr = depth = torch.stack([part.sum().float() for part in empty]).sum()
         else:
             # Similarities over a small temperature need the full precision of float32.
             device = taps[residual_out(self.layers[0])].device.type
