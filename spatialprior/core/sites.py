@@ -16,6 +16,11 @@ VISUAL_TOKENS = Site("visual_tokens")
 It covers no more than these: where a family adds visual features to later layers as well, those are edit
 sites of their own, see :func:`deepstack`."""
 
+
+class SiteError(ValueError):
+    """A prior asks for a place that this decoder does not have. The message is one line."""
+
+
 Taps = dict[Site, Tensor]
 """What was read: site -> the raw tensor (``B S D``), still attached to the autograd graph."""
 
@@ -61,7 +66,7 @@ def resolve_layers(spec: str | Iterable[int], num_layers: int) -> list[int]:
     """Decoder layers meant by ``"all"``, ``"every_4"``, ``"10-18"`` (inclusive) or a list of indices.
 
     Raises:
-        ValueError: The text has none of these forms, or a layer does not exist.
+        SiteError: The text has none of these forms, or a layer does not exist.
     """
     if isinstance(spec, str):
         if spec == "all":
@@ -71,11 +76,11 @@ def resolve_layers(spec: str | Iterable[int], num_layers: int) -> list[int]:
         elif match := re.fullmatch(r"(\d+)-(\d+)", spec):
             layers = list(range(int(match[1]), int(match[2]) + 1))
         else:
-            raise ValueError(
+            raise SiteError(
                 f"layers={spec!r}: write all, every_N, FIRST-LAST or a list such as [0,3]"
             )
     else:
         layers = sorted({int(layer) for layer in spec})
     if not layers or layers[0] < 0 or layers[-1] >= num_layers:
-        raise ValueError(f"layers={spec!r}: this decoder has layers 0 to {num_layers - 1}")
+        raise SiteError(f"layers={spec!r}: this decoder has layers 0 to {num_layers - 1}")
     return layers

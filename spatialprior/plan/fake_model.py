@@ -59,6 +59,7 @@ def processor_of(cls: Any, settings: Any, shape: Shape) -> Any:
                 setattr(getattr(processor, name), key, same)
         else:
             setattr(processor, name, value)
+    processor.tokenizer.model_max_length = 10**9  # the nano's own does not bound the planned model
     if settings.max_pixels is not None:
         cls.limit_pixels(processor, settings.max_pixels)
     return processor

@@ -13,6 +13,7 @@ EXIT_FAILED = 1
 
 _EXPECTED = (
     ("spatialprior.core.injector", "MissingClipFieldError"),
+    ("spatialprior.core.sites", "SiteError"),
     ("spatialprior.core.terms", "NonFiniteLossError"),
     ("spatialprior.data.sequence", "BadFrameError"),
     ("spatialprior.data.media.errors", "MediaPathError"),
