@@ -102,6 +102,20 @@ def _spread(ratio: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
+def measured(sides: Mapping[str, float], unit: str, limit: tuple[str, float]) -> dict[str, Any]:
+    """A case of one reading a side (memory, a count): the first over the second, beside its target."""
+    over, under = sides.values()
+    sign, target = limit
+    ratio = over / under
+    return {
+        "value": ratio,
+        "unit": unit,
+        "sides": dict(sides),
+        "target": f"{sign} {target:g}",
+        "met": ratio <= target if sign == "<=" else ratio >= target,
+    }
+
+
 def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
     """Options that all benchmarks share."""
     made = argparse.ArgumentParser(

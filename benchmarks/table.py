@@ -19,13 +19,22 @@ def rows(report: dict[str, Any]) -> list[str]:
     """One line of the table for each case of a report."""
     lines = []
     for name, case in report["cases"].items():
+        target = case["target"].replace("<=", "≤").replace(">=", "≥")
+        met = "yes" if case["met"] else "**no**"
+        if "value" in case:
+            over, under = case["sides"].values()
+            sides = f"{over:.3g} / {under:.3g} {case['unit']}"
+            lines.append(
+                f"| {name} | {target} | **{case['value']:.3g}** | | | | {sides} | 1 | {met} |"
+            )
+            continue
         wall, cpu = case["ratio"], case["cpu_ratio"]
         over, under = (case["milliseconds"][key]["median"] for key in case["milliseconds"])
         lines.append(
-            f"| {name} | {case['target'].replace('<=', '≤').replace('>=', '≥')} | **{wall['median']:.3g}** "
+            f"| {name} | {target} | **{wall['median']:.3g}** "
             f"| {wall['p10']:.3g} – {wall['p90']:.3g} | {wall['ci95'][0]:.3g} – {wall['ci95'][1]:.3g} "
             f"| {cpu['median']:.3g} | {over:.3g} / {under:.3g} | {report['rounds']} | "
-            f"{'yes' if case['met'] else '**no**'} |"
+            f"{met} |"
         )
     return lines
 

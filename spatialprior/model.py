@@ -14,7 +14,7 @@ from spatialprior.core.batch import IGNORE, ClipBatch
 from spatialprior.core.injector import Needs, PriorInjector, check_clip_fields
 from spatialprior.core.sites import Site
 from spatialprior.core.terms import LossTerm
-from spatialprior.objectives.language import answer_cross_entropy
+from spatialprior.objectives.language import CHUNK, answer_cross_entropy
 
 LANGUAGE_TERM = "language"
 
@@ -44,6 +44,9 @@ class SpatialModel(nn.Module):
         priors: Name -> injector, not yet attached.
         language_weight: Factor of the answer cross-entropy in the total.
 
+    Attributes:
+        chunked_logits: Compute logits in chunks of answer tokens; otherwise once for all of them.
+
     Raises:
         PriorNameError: A prior has a name that torch keeps for itself.
     """
@@ -55,6 +58,7 @@ class SpatialModel(nn.Module):
         check_prior_names(priors)
         self.backbone = backbone
         self.language_weight = language_weight
+        self.chunked_logits = True
         self._lockstep = False
         self.needs: dict[str, Needs] = {}
         for name, prior in priors.items():
@@ -120,7 +124,8 @@ class SpatialModel(nn.Module):
         return terms
 
     def _language(self, hidden: Tensor, labels: Tensor) -> LossTerm:
-        total, count = answer_cross_entropy(hidden, labels, self.backbone.logits)
+        chunk = CHUNK if self.chunked_logits else 0
+        total, count = answer_cross_entropy(hidden, labels, self.backbone.logits, chunk)
         return LossTerm(LANGUAGE_TERM, total, float(count), self.language_weight)
 
     def detach(self) -> None:

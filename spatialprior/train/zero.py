@@ -37,6 +37,8 @@ class Zero(Engine):
         import deepspeed
 
         self.model.set_lockstep(True)
+        # Stage 3 gathers a module's weights at each call: all processes must call it equally often.
+        self.model.chunked_logits = self._stage == 2
         optimizer = make_optimizer(self.model, config)
         set_rate(optimizer, 0.0)  # stage 3 takes a step with zero gradients to make the moments
         self._module, self.optimizer, _, _ = deepspeed.initialize(

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from spatialprior.objectives.contrast import info_nce
 from spatialprior.objectives.depth import depth_consistency, depth_values, expected_depth
@@ -161,3 +162,33 @@ def test_answer_cross_entropy_scores_the_next_token_where_labelled():
     wanted = -(log_prob[0, 1, 7] + log_prob[0, 2, 1] + log_prob[1, 3, 10])
     torch.testing.assert_close(total, wanted)
     assert count == 3 and seen == [(3, 8)]  # logits exist for scored positions alone
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 3, 256])
+def test_answer_cross_entropy_is_the_full_one_in_float64(chunk):
+    """Same loss and gradients as cross-entropy over all logits, chunked or not."""
+    torch.manual_seed(0)
+    labels = torch.randint(50, (3, 17)).masked_fill(torch.rand(3, 17) < 0.4, -100)
+    grads = []
+    for side in ("full", "answers"):
+        torch.manual_seed(1)
+        head = torch.nn.Linear(8, 50, dtype=torch.float64)
+        hidden = torch.randn(3, 17, 8, dtype=torch.float64, requires_grad=True)
+        if side == "full":
+            logits = head(hidden)[:, :-1].flatten(0, 1)
+            loss = F.cross_entropy(logits, labels[:, 1:].flatten(), reduction="sum")
+        else:
+            loss, count = answer_cross_entropy(hidden, labels, head, chunk)
+            assert count == int((labels[:, 1:] != -100).sum()) > 3
+        loss.backward()
+        grads.append([loss.detach(), hidden.grad, head.weight.grad, head.bias.grad])
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_answer_cross_entropy_without_answers_is_a_connected_zero():
+    hidden = torch.randn(2, 5, 8, requires_grad=True)
+    head = torch.nn.Linear(8, 50)
+    loss, count = answer_cross_entropy(hidden, torch.full((2, 5), -100), head)
+    loss.backward()
+    assert count == 0 and loss == 0 and not hidden.grad.any() and not head.weight.grad.any()
