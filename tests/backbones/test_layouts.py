@@ -44,7 +44,7 @@ def painted(clip, view, box):
 def test_a_bright_square_moves_the_token_that_the_map_names(kind, frames):
     backbone = tiny_backbone(kind=kind, frames=frames).eval()
     encoder = backbone.encoder()
-    views = 2 if (kind, frames) == ("llava_next_video", "images") else 4
+    views = 1 if (kind, frames) == ("llava_next_video", "images") else 4  # in tiles, slow
     other = plane_clip("other", num_views=views, size=(80, 64))
     clip = plane_clip("marked", num_views=views, size=(96, 144))
     batch = encoder([other, clip])
@@ -52,11 +52,12 @@ def test_a_bright_square_moves_the_token_that_the_map_names(kind, frames):
     token_views = layout.frames(1).tolist()
     assert token_views == ([0, 2] if (kind, frames) in MERGED else list(range(views)))
     rows, cols = layout.grid[1, 0].tolist()
-    for view, row, col in [
+    last = len(token_views) - 1
+    for view, row, col in (
         (0, rows // 2, 1),
-        (1, rows // 3, cols - 2),
-        (1, rows // 2 + 1, cols // 2),
-    ]:
+        (min(1, last), rows // 3, cols - 2),
+        (last, rows // 2 + 1, cols // 2),
+    ):
         box = layout.pixel_box(1, view, row, col)
         x, y = layout.centers()[1, view, row * cols + col].tolist()
         assert (x, y) == pytest.approx(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), abs=1e-4)
