@@ -29,6 +29,7 @@ from spatialprior.diagnostics.trace import trace_clip
 from spatialprior.eval.evaluator import evaluate, load_exported
 from spatialprior.export import export_model
 from spatialprior.model import SpatialModel, check_prior_names
+from spatialprior.registry import DATASETS
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import write_report
 from spatialprior.report.summary import summary
@@ -251,8 +252,8 @@ class Pipeline:
         """Scored on held-out questions of the kind that the run trains on, where these have short answers."""
         config = self.config
         assert config.eval is not None
-        source = next(filter(_scored, (config.instruction, config.data)), config.data)
-        assert source is not None
+        candidates = (*_parts(config.instruction), *_parts(config.data))
+        source = next(filter(_has_short_answers, candidates), config.data)
         return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
 
     def _build(self, arm: Arm) -> SpatialModel:
@@ -377,13 +378,21 @@ def _asks(source: Component | None) -> bool:
     return getattr(source.settings, "questions_per_clip", 1) > 0
 
 
-def _scored(source: Component | None) -> bool:
+def _parts(source: Component | None) -> list[Component]:
+    """A source, or those that it mixes."""
+    if source is None:
+        return []
+    mixed = [
+        Component(part.kind, DATASETS.get(part.kind), part.settings)
+        for name in getattr(source.cls, "nested", {})
+        for part in getattr(source.settings, name).values()
+    ]
+    return [leaf for part in mixed for leaf in _parts(part)] or [source]
+
+
+def _has_short_answers(source: Component) -> bool:
     """Whether a source asks questions that a benchmark can score."""
-    return (
-        source is not None
-        and source.cls.has_questions
-        and not getattr(source.cls, "free_form", False)
-    )
+    return source.cls.has_questions and not getattr(source.cls, "free_form", False)
 
 
 @contextmanager

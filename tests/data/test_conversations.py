@@ -146,6 +146,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_any_json_is_a_conversation_or_a_reason(record):
     try:
@@ -186,6 +187,7 @@ def test_scan_finds_what_json_finds(tmp_path_factory, records, form, ascii_only,
         assert [read_record(file, start, length) for start, length, _ in found] == records
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=30))
 def test_scan_takes_no_nonsense(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "nonsense.json"
@@ -341,12 +343,22 @@ def test_settings_that_cannot_work_are_told(make, change, reason):
 
 def test_file_of_something_else_is_told(make, tmp_path):
     with pytest.raises(
+        ValueError, match=r"all of the 2 records .* are bad, first .*turn 2 is empty"
+    ):
+        make([talk("a", ""), talk("b", "")])
+    with pytest.raises(
         ValueError, match=r"neither conversations nor messages \(keys: annotations\)"
     ):
         make([{"annotations": []}])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no file"):
         make([], path=str(tmp_path / "empty"))
+
+
+def test_a_name_that_no_file_can_have_is_a_bad_sample(make):
+    records = [talk("<image>?", "b", image="x" * 5000), talk("q?", "a")]
+    clips = make(records).split("train", 0)
+    assert [clips.clip(i).questions[0].text for i in range(2)] == ["q?"] * 2
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../b.png"])

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -82,6 +82,7 @@ def test_both_backends_give_the_same_frames(videos, name):
         ).abs().max() <= 2  # two builds of FFmpeg may round colours differently
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6000), st.integers(2, 128), st.sampled_from([10, 24, 25, 29.97, 30, 60]))
 def test_evenly_spread_frames_are_those_of_llava_video(length, count, rate):
     """At an even rate: the whole part of k (n - 1) / (count - 1), as its training code's ``linspace`` has it.
@@ -287,6 +288,7 @@ def test_only_files_below_the_root_are_found(tmp_path):
         find_media("c.png", [root])
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="a./\\~:\0", max_size=12))
 def test_no_path_climbs_out(tmp_path_factory, text):
     root = tmp_path_factory.getbasetemp() / "root"

@@ -55,6 +55,7 @@ def mixture(lengths, weights, seed=0):
     return MixtureClips(clips, list(weights), seed)
 
 
+@settings(deadline=None)
 @given(WEIGHTS, st.integers(0, 400))
 def test_after_any_number_of_draws_each_source_has_its_share(weights, draws):
     order = Interleave(weights)
@@ -70,6 +71,7 @@ def test_after_any_number_of_draws_each_source_has_its_share(weights, draws):
     assert abs(before - far * weights[source] / sum(weights)) < 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.1, 0.25, 1 / 8, 2.5, 3, 1e-3]), min_size=1, max_size=5))
 def test_decimal_weights_are_what_they_say(weights):
     order = Interleave(weights)
@@ -85,8 +87,8 @@ def test_weights_without_a_round_are_refused_with_a_proposal():
         Interleave([1 / 3, 0.5])
 
 
-@given(st.integers(1, 5000), st.integers(0, 3), st.integers(0, 10))
 @settings(deadline=None)
+@given(st.integers(1, 5000), st.integers(0, 3), st.integers(0, 10))
 def test_every_pass_is_a_permutation(length, seed, lap):
     order = ShuffledPasses(length, seed)
     assert sorted(order[lap * length + i] for i in range(length)) == list(range(length))
@@ -103,6 +105,7 @@ def test_passes_differ_and_look_drawn():
     assert abs(steps) < 0.05
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=4).flatmap(
         lambda lengths: st.tuples(
@@ -113,7 +116,6 @@ def test_passes_differ_and_look_drawn():
     st.integers(0, 5),
     st.lists(st.integers(0, 500), min_size=1, max_size=20),
 )
-@settings(deadline=None)
 def test_clip_is_a_function_of_seed_and_index(case, seed, indices):
     straight = mixture(*case, seed)
     wanted = [straight.clip(i) for i in range(501)]

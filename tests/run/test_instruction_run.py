@@ -155,6 +155,12 @@ def test_what_is_missing_is_told_before_weights_load(world, llava, tmp_path, mon
     assert "evil.json, record at byte 1" in message and "leads out of the media folder" in message
 
 
+def test_a_mixture_is_scored_on_its_part_with_short_answers(world):
+    config = compose_run([*MIXTURE, *world, "instruction.sources.rooms.test_rooms=3"])
+    benchmark = Pipeline(config, run_folder(config))._benchmark
+    assert benchmark._data.config.test_rooms == 3
+
+
 def test_free_form_answers_are_not_scored(llava, tmp_path, monkeypatch):
     """Recordings and LLaVA answers: nobody asks what a benchmark could compare."""
     frames = tmp_path / "recording"

@@ -74,17 +74,17 @@ class LlavaJson:
                 )
 
     def __init__(self, config: Config) -> None:
-        """List and index the records (media are read later, but the first ones are looked for).
+        """List and index the records; a few are looked at, the rest when they are asked for.
 
         Raises:
-            ValueError: Nothing there, no JSON, or no medium where ``media_root`` says.
+            ValueError: Nothing there, no JSON, no good record, or no medium where ``media_root`` says.
             RuntimeError: There are videos, and nothing to decode them with.
         """
         self.config = config
         paths = [config.path] if isinstance(config.path, str) else list(config.path)
         self._index = open_index(instruction_files(paths), config.cache_dir)
         self._reader = RecordReader(self._index, _media_root(config, paths), config)
-        self._reader.check_some_media()
+        self._reader.check_some()
 
     def split(self, name: Split, seed: int) -> LlavaClips:
         """The named split, by a hash of each record's media; ``seed`` decides the order only.

@@ -76,21 +76,22 @@ class RecordReader:
         except (OSError, ValueError) as error:
             raise BadMediaError(path, f"has changed since it was indexed ({error})") from error
 
-    def check_some_media(self) -> None:
-        """Look for the media of a few records, so that a wrong ``media_root`` is told at once.
+    def check_some(self) -> None:
+        """Read a few records and look for their media, so that a wrong setting is told at once.
 
         Raises:
-            ValueError: None of them is there.
+            ValueError: All of these records are bad, or none of the media is there.
             RuntimeError: There are videos among them, and no library that reads videos.
         """
+        rows = np.unique(np.linspace(0, len(self._index) - 1, _LOOKED_FOR).astype(int)).tolist()
+        bad: list[str] = []
         missing: list[str] = []
         asked = 0
-        for row in np.unique(
-            np.linspace(0, len(self._index) - 1, _LOOKED_FOR).astype(int)
-        ).tolist():
+        for row in rows:
             try:
                 media = self.conversation(row).media
-            except BadMediaError:
+            except BadMediaError as error:
+                bad.append(str(error))
                 continue
             for medium in media[:1]:
                 asked += 1
@@ -101,7 +102,10 @@ class RecordReader:
                     continue
                 if medium.kind == "video" and found.is_file():
                     video_backends()
-        if asked and len(missing) == asked:
+        if len(bad) == len(rows):
+            raise ValueError(f"all of the {len(rows)} records looked at are bad, first {bad[0]}")
+        # One missing file among records of text is a bad sample, not yet a wrong folder.
+        if len(missing) == asked and asked >= min(3, len(rows) - len(bad)) > 0:
             raise ValueError(
                 f"none of the {asked} media looked for is there, first {missing[0]}; set media_root to the "
                 "folder that the paths in the JSON start from"

@@ -19,7 +19,7 @@ def media_key(path: str) -> str:
     drive = len(key) > 1 and key[1] == ":"
     if key.startswith(("/", "~")) or drive or key.split("/")[0] == ".." or "\0" in key:
         raise MediaPathError(
-            f"media path {path!r} leads out of the media folder; paths must be relative to media_root and "
+            f"media path {path[:80]!r} leads out of the media folder; paths must be relative to media_root and "
             "stay below it"
         )
     return key
@@ -40,8 +40,11 @@ def find_media(path: str, roots: Sequence[Path], *, follow_links: bool = False) 
     key = media_key(path)
     for root in roots:
         found = root / key
-        if not found.exists():
-            continue
+        try:
+            if not found.exists():
+                continue
+        except OSError as error:  # such as a name that is too long
+            raise BadMediaError(key[:80], f"cannot be looked up ({error.strerror})") from error
         if not follow_links and not found.resolve().is_relative_to(root.resolve()):
             raise MediaPathError(
                 f"{found} is a link that leads out of {root}; if you made it, set follow_links=true"
