@@ -29,10 +29,7 @@ def rows(report: dict[str, Any]) -> list[str]:
             )
             continue
         wall, cpu = case["ratio"], case["cpu_ratio"]
-        if "planned" in case:  # no time: MFLOP or MB
-            over, under = (case[key] / 1e6 for key in ("planned", "measured"))
-        else:
-            over, under = (side["median"] for side in case["milliseconds"].values())
+        over, under = (case["milliseconds"][key]["median"] for key in case["milliseconds"])
         lines.append(
             f"| {name} | {target} | **{wall['median']:.3g}** "
             f"| {wall['p10']:.3g} – {wall['p90']:.3g} | {wall['ci95'][0]:.3g} – {wall['ci95'][1]:.3g} "
