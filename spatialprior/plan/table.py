@@ -70,8 +70,8 @@ def text_of(plan: Plan) -> str:
     ]
     if plan.control_hours > plan.hours:
         lines.append(
-            f"  with its control: at most {plan.control_hours:,.3g} h (control=none leaves that out); probes and "
-            "scoring are not counted"
+            f"  with its control: at most {plan.control_hours:,.3g} h (control=none leaves that out); "
+            "probes and scoring are not counted"
         )
     if config.size == "paper":
         lines.append(
