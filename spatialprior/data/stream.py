@@ -61,7 +61,9 @@ class _MicroBatches(Dataset[ClipBatch]):
     def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
         step, micro = key
         total = self.stream.clips_per_step
-        own = range(step * total + self.rank, (step + 1) * total, self.ranks)
+        # The places rotate, so that no process gets the same source of a mixture in every step.
+        first = (self.rank + step) % self.ranks
+        own = range(step * total + first, (step + 1) * total, self.ranks)
         mine = own[micro * self.size : (micro + 1) * self.size]
         return replace(self.encoder([self.stream.clip(i) for i in mine]), step=step)
 

@@ -37,8 +37,11 @@ class RunError(RuntimeError):
 
 
 def one_line(message: object) -> str:
-    """Any message on one line."""
-    return " ".join(str(message).split())
+    """Any message on one line; of an error that torch brings from a loader process, what was said there."""
+    text = str(message).strip()
+    if text.startswith("Caught ") and "DataLoader worker process" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def is_expected(error: BaseException) -> bool:

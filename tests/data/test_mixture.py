@@ -140,10 +140,10 @@ def test_order_of_a_run_does_not_depend_on_processes_or_workers():
                 **{"micro_batch": 3, **options},
             )  # fmt: skip
             steps.append([[name for batch in step for name in batch.clip_ids] for step in batches])
-        # Rank r has clips r, r + ranks, ... of each step.
+        # In step s rank r has clips r + s, r + s + ranks, ... of the step, counted modulo the ranks.
         return [
-            [names[place] for place in range(len(own[0])) for names in own]
-            for own in zip(*steps, strict=True)
+            [own[(r - step) % ranks][place] for place in range(len(own[0])) for r in range(ranks)]
+            for step, own in enumerate(zip(*steps, strict=True), start=first_step)
         ]
 
     wanted = order()
