@@ -159,7 +159,8 @@ class HFBackbone(Backbone):
     def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``B S`` bool, where visual tokens sit."""
         ids, config = inputs["input_ids"], self.hf.config
-        return (ids == config.image_token_id) | (ids == config.video_token_id)
+        video = getattr(config, "video_token_id", config.image_token_id)  # not every family has one
+        return (ids == config.image_token_id) | (ids == video)
 
     @abstractmethod
     def position_ids(self, batch: ClipBatch) -> Tensor:
