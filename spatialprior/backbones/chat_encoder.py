@@ -271,8 +271,8 @@ class ChatEncoder:
     ) -> ClipBatch:
         visuals = self._visuals(clips)
         full = [
-            _expand(row, items, self.visual_ids)
-            for row, items in zip(rows, visuals.of_clip, strict=True)
+            self._expand(row, items, clip)
+            for row, items, clip in zip(rows, visuals.of_clip, clips, strict=True)
         ]
         ids = _pad([row.ids for row in full], self.tokenizer.pad_token_id, left=left)
         inputs = {
@@ -291,6 +291,26 @@ class ChatEncoder:
             branches=branches,
         )
 
+    def _expand(self, row: _Row, visuals: Sequence[Visual], clip: MultiViewClip) -> _Row:
+        """The row with every placeholder replaced by its image's or video's tokens."""
+        full, done = _Row(), 0
+        places = [place for place, token in enumerate(row.ids) if token in self.visual_ids]
+        if len(places) != len(visuals):
+            raise ValueError(
+                f"clip {clip.clip_id}: the chat template wrote {len(places)} of its {len(visuals)} images or "
+                f"videos; does it take a {'video' if self.as_video(clip) else 'image'}? "
+                "See backbone.frames, or give the processor a template that does"
+            )
+        for place, item in zip(places, visuals, strict=True):
+            full.ids += row.ids[done:place] + item.tokens
+            full.labels += row.labels[done:place] + [IGNORE] * len(item.tokens)
+            full.branches += row.branches[done:place] + [row.branches[place]] * len(item.tokens)
+            done = place + 1
+        full.ids += row.ids[done:]
+        full.labels += row.labels[done:]
+        full.branches += row.branches[done:]
+        return full
+
 
 def _common(prompts: Sequence[list[int]], opening: list[int]) -> int:
     """How many token ids all prompts begin with, at most those of ``opening``."""
@@ -298,21 +318,6 @@ def _common(prompts: Sequence[list[int]], opening: list[int]) -> int:
         if len(set(column)) > 1:
             return place
     return min(map(len, (opening, *prompts)))
-
-
-def _expand(row: _Row, visuals: Sequence[Visual], placeholders: Sequence[int]) -> _Row:
-    """The row with every placeholder replaced by its image's or video's tokens."""
-    full, done = _Row(), 0
-    places = [place for place, token in enumerate(row.ids) if token in placeholders]
-    for place, item in zip(places, visuals, strict=True):
-        full.ids += row.ids[done:place] + item.tokens
-        full.labels += row.labels[done:place] + [IGNORE] * len(item.tokens)
-        full.branches += row.branches[done:place] + [row.branches[place]] * len(item.tokens)
-        done = place + 1
-    full.ids += row.ids[done:]
-    full.labels += row.labels[done:]
-    full.branches += row.branches[done:]
-    return full
 
 
 def _pad(rows: list[list[int]], value: int, *, left: bool) -> Tensor:

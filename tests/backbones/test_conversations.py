@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from PIL import Image
@@ -217,3 +219,14 @@ def test_what_a_prompt_cannot_be():
         ENCODERS["llava_onevision"]([talk(("Is <image> red?", "no"))])
     with pytest.raises(ValueError, match=r"contains <\|video_pad\|>"):
         encoder([talk(("Is it?", "<|video_pad|>"))])
+
+
+def test_a_template_without_videos_is_told():
+    backbone = tiny_backbone(kind="llava_next_video", frames="video")
+    processor = copy.copy(backbone.processor)
+    processor.chat_template = processor.chat_template.replace("('image', 'video')", "('image',)")
+    backbone = type(backbone)(backbone.hf, processor, backbone.settings)
+    with pytest.raises(
+        ValueError, match=r"clip plane: the chat template wrote 0 of its 1 .* video"
+    ):
+        backbone.encoder()([plane_clip(num_views=2)])
