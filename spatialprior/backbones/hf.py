@@ -228,9 +228,6 @@ class HFBackbone(Backbone):
     @torch.no_grad()
     def generate(self, batch: ClipBatch, max_new_tokens: int) -> Tensor:
         prompt_length = batch.inputs["input_ids"].shape[1]
-        if hasattr(self.hf.base_model, "rope_deltas"):
-            # The Qwen families keep it from the last images and would apply it to a prompt without any.
-            self.hf.base_model.rope_deltas = None
         # Published generation configs may ask for sampling or a repetition penalty: greedy means neither.
         greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
         tokens: Tensor = self.hf.generate(

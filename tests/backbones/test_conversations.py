@@ -163,6 +163,11 @@ def test_the_system_turn_comes_from_the_template():
     assert "system" not in without.tokenizer.decode(without([TEXT]).inputs["input_ids"][0])
 
 
+def test_what_stands_between_prompt_and_answer_is_the_templates():
+    leads = {kind: encoder.template.lead for kind, encoder in ENCODERS.items()}
+    assert leads == {kind: " " if kind == "llava_next_video" else "" for kind in KINDS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_start_token_comes_once(kind):
     encoder = ENCODERS[kind]
