@@ -66,10 +66,10 @@ class ChatEncoder:
     ) -> None:
         self.processor, self.frames, self.max_pixels = processor, frames, max_pixels
         self.tokenizer = processor.tokenizer
-        self.image_id, self.video_id = (
-            self.tokenizer.convert_tokens_to_ids(token)
-            for token in (processor.image_token, processor.video_token)
-        )
+        tokens = (processor.image_token, getattr(processor, "video_token", None))
+        self.placeholders = tuple(token for token in tokens if token is not None)
+        self.visual_ids = tuple(self.tokenizer.convert_tokens_to_ids(list(self.placeholders)))
+        self.image_id, self.video_id = (*self.visual_ids, -1)[:2]
         self.template = ChatTemplate(processor, self.tokenizer.eos_token)
         self._ids: dict[tuple[str, bool], list[int]] = {}
 
@@ -150,9 +150,8 @@ class ChatEncoder:
         return self.frames == "video" and fits and not is_interleaved(clip)
 
     def _said(self, clip: MultiViewClip) -> list[Any]:
-        placeholders = (self.processor.image_token, self.processor.video_token)
         for question in clip.questions:
-            check_text(clip, question, placeholders)
+            check_text(clip, question, self.placeholders)
         return contents(clip, video=self.as_video(clip))
 
     def _row(self, clip: MultiViewClip) -> _Row:
@@ -180,8 +179,8 @@ class ChatEncoder:
         ]
         shared = _common(prompts, self._tokenize(self._opening(clip)))
         if is_interleaved(clip):  # a single question: all up to its last view is the visual prefix
-            views = (self.image_id, self.video_id)
-            shared = 1 + max(place for place, token in enumerate(prompts[0]) if token in views)
+            places = [place for place, token in enumerate(prompts[0]) if token in self.visual_ids]
+            shared = 1 + places[-1]
         row = _Row()
         row.add(prompts[0][:shared])
         for k, (question, prompt) in enumerate(zip(clip.questions, prompts, strict=True), start=1):
@@ -271,10 +270,9 @@ class ChatEncoder:
         packed: bool = False,
     ) -> ClipBatch:
         visuals = self._visuals(clips)
-        placeholders = (self.image_id, self.video_id)
         full = [
-            _expand(row, items, placeholders)
-            for row, items in zip(rows, visuals.of_clip, strict=True)
+            self._expand(row, items, clip)
+            for row, items, clip in zip(rows, visuals.of_clip, clips, strict=True)
         ]
         ids = _pad([row.ids for row in full], self.tokenizer.pad_token_id, left=left)
         inputs = {
@@ -283,15 +281,35 @@ class ChatEncoder:
         }
         if self.token_types:
             inputs["mm_token_type_ids"] = (ids == self.image_id) + 2 * (ids == self.video_id)
-        visual = (ids == self.image_id) | (ids == self.video_id)
+        visual = torch.isin(ids, torch.tensor(self.visual_ids))
         branches = _pad([row.branches for row in full], -1, left=left) if packed else None
         return ClipBatch(
             inputs=inputs | visuals.inputs,
             labels=_pad([row.labels for row in full], IGNORE, left=left),
-            token_map=token_map(visual, visuals.of_clip, placeholders),
+            token_map=token_map(visual, visuals.of_clip, self.visual_ids),
             clips=tuple(clips),
             branches=branches,
         )
+
+    def _expand(self, row: _Row, visuals: Sequence[Visual], clip: MultiViewClip) -> _Row:
+        """The row with every placeholder replaced by its image's or video's tokens."""
+        full, done = _Row(), 0
+        places = [place for place, token in enumerate(row.ids) if token in self.visual_ids]
+        if len(places) != len(visuals):
+            raise ValueError(
+                f"clip {clip.clip_id}: the chat template wrote {len(places)} of its {len(visuals)} images or "
+                f"videos; does it take a {'video' if self.as_video(clip) else 'image'}? "
+                "See backbone.frames, or give the processor a template that does"
+            )
+        for place, item in zip(places, visuals, strict=True):
+            full.ids += row.ids[done:place] + item.tokens
+            full.labels += row.labels[done:place] + [IGNORE] * len(item.tokens)
+            full.branches += row.branches[done:place] + [row.branches[place]] * len(item.tokens)
+            done = place + 1
+        full.ids += row.ids[done:]
+        full.labels += row.labels[done:]
+        full.branches += row.branches[done:]
+        return full
 
 
 def _common(prompts: Sequence[list[int]], opening: list[int]) -> int:
@@ -300,17 +318,6 @@ def _common(prompts: Sequence[list[int]], opening: list[int]) -> int:
         if len(set(column)) > 1:
             return place
     return min(map(len, (opening, *prompts)))
-
-
-def _expand(row: _Row, visuals: Sequence[Visual], placeholders: Sequence[int]) -> _Row:
-    """The row with every placeholder replaced by its image's or video's tokens."""
-    full, items = _Row(), iter(visuals)
-    for token, label, branch in zip(row.ids, row.labels, row.branches, strict=True):
-        tokens = next(items).tokens if token in placeholders else [token]
-        full.add(tokens, branch=branch)
-        if label != IGNORE:
-            full.labels[-1] = label
-    return full
 
 
 def _pad(rows: list[list[int]], value: int, *, left: bool) -> Tensor:

@@ -159,7 +159,8 @@ class HFBackbone(Backbone):
     def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``B S`` bool, where visual tokens sit."""
         ids, config = inputs["input_ids"], self.hf.config
-        return (ids == config.image_token_id) | (ids == config.video_token_id)
+        video = getattr(config, "video_token_id", config.image_token_id)  # not every family has one
+        return (ids == config.image_token_id) | (ids == video)
 
     @abstractmethod
     def position_ids(self, batch: ClipBatch) -> Tensor:
@@ -227,9 +228,6 @@ class HFBackbone(Backbone):
     @torch.no_grad()
     def generate(self, batch: ClipBatch, max_new_tokens: int) -> Tensor:
         prompt_length = batch.inputs["input_ids"].shape[1]
-        if hasattr(self.hf.base_model, "rope_deltas"):
-            # The Qwen families keep it from the last images and would apply it to a prompt without any.
-            self.hf.base_model.rope_deltas = None
         # Published generation configs may ask for sampling or a repetition penalty: greedy means neither.
         greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
         tokens: Tensor = self.hf.generate(

@@ -26,6 +26,19 @@ def share_of_box(box: Box, share: float) -> Box:
     return x0, y0, x0 + share * (x1 - x0), y0 + share * (y1 - y0)
 
 
+def middle_square(size: tuple[int, int], settings: Any) -> Box:
+    """What an image or video processor keeps that scales the shorter side and crops around the centre.
+
+    Args:
+        size: ``(height, width)`` of the view.
+        settings: The processor, with ``size`` and ``crop_size``.
+    """
+    height, width = size
+    side = settings.crop_size["height"] * min(size) / settings.size["shortest_edge"]
+    x0, y0 = (width - side) / 2, (height - side) / 2
+    return x0, y0, x0 + side, y0 + side
+
+
 class LlavaEncoder(ChatEncoder):
     """Puts images of unlike numbers of tiles and videos of one length together."""
 
@@ -52,8 +65,8 @@ class Llava(HFBackbone):
         return next(m for m in tower.modules() if isinstance(m, nn.ModuleList))
 
     def _prepared(self) -> Self:
-        if self.settings.freeze_vision:
-            self.hf.get_parameter("model.image_newline").requires_grad_(False)
+        if self.settings.freeze_vision and hasattr(self.hf.model, "image_newline"):
+            self.hf.model.image_newline.requires_grad_(False)
         return super()._prepared()
 
     def position_ids(self, batch: ClipBatch) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from spatialprior.backbones.llava import Llava, LlavaEncoder, share_of_box
+from spatialprior.backbones.llava import Llava, LlavaEncoder, middle_square, share_of_box
 from spatialprior.backbones.nano.twin import cached_twin
 from spatialprior.backbones.settings import Frames, HFConfig
 from spatialprior.backbones.visuals import ViewGrid, full_box
@@ -39,10 +39,8 @@ class LlavaNextVideoEncoder(LlavaEncoder):
         settings, patch = self.processor.video_processor, self.processor.patch_size
         side = settings.crop_size["height"]
         cells = side // patch // _POOL
-        height, width = clip.image_size
-        seen = side * min(height, width) / settings.size["shortest_edge"]  # clip pixels a side
-        x0, y0 = (width - seen) / 2, (height - seen) / 2
-        box = share_of_box((x0, y0, x0 + seen, y0 + seen), cells * _POOL * patch / side)
+        kept = middle_square(clip.image_size, settings)
+        box = share_of_box(kept, cells * _POOL * patch / side)
         return tuple(
             ViewGrid(frame, frame * cells**2, cells, cells, box) for frame in range(clip.num_views)
         )

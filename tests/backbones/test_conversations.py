@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from PIL import Image
@@ -161,6 +163,11 @@ def test_the_system_turn_comes_from_the_template():
     assert "system" not in without.tokenizer.decode(without([TEXT]).inputs["input_ids"][0])
 
 
+def test_what_stands_between_prompt_and_answer_is_the_templates():
+    leads = {kind: encoder.template.lead for kind, encoder in ENCODERS.items()}
+    assert leads == {kind: " " if kind == "llava_next_video" else "" for kind in KINDS}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_start_token_comes_once(kind):
     encoder = ENCODERS[kind]
@@ -217,3 +224,14 @@ def test_what_a_prompt_cannot_be():
         ENCODERS["llava_onevision"]([talk(("Is <image> red?", "no"))])
     with pytest.raises(ValueError, match=r"contains <\|video_pad\|>"):
         encoder([talk(("Is it?", "<|video_pad|>"))])
+
+
+def test_a_template_without_videos_is_told():
+    backbone = tiny_backbone(kind="llava_next_video", frames="video")
+    processor = copy.copy(backbone.processor)
+    processor.chat_template = processor.chat_template.replace("('image', 'video')", "('image',)")
+    backbone = type(backbone)(backbone.hf, processor, backbone.settings)
+    with pytest.raises(
+        ValueError, match=r"clip plane: the chat template wrote 0 of its 1 .* video"
+    ):
+        backbone.encoder()([plane_clip(num_views=2)])

@@ -10,7 +10,7 @@ import torch
 from spatialprior.diagnostics.anchors import sample_anchors
 from spatialprior.diagnostics.config import ProbeConfig
 from spatialprior.diagnostics.trace import trace_clip
-from spatialprior.geometry.matching import Tolerance
+from spatialprior.geometry.matching import Tolerance, all_pairs, grid_points, match
 from spatialprior.priors.gasp.targets import match_targets
 from spatialprior.registry import BACKBONES
 from spatialprior.testing import plane_clip, tiny_backbone
@@ -180,6 +180,19 @@ def test_points_outside_a_crop_are_neither_anchors_nor_matches():
     columns = torch.arange(64) % 8
     outside = (columns < 2) | (columns > 5)
     assert not targets.valid[:, outside].any()
+    clip = batch.clips[0]
+    found = match(
+        grid_points(8, 8, 64, 128),
+        all_pairs(3),
+        clip.depth,
+        clip.depth_valid,
+        clip.intrinsics,
+        clip.world_to_cam,
+        tolerance=settings["tolerance"],
+    )
+    kept = [(points[..., 0] - 64).abs() <= 32 for points in (found.points_a, found.points_b)]
+    both = found.visible & kept[0] & kept[1]
+    assert targets.num_valid == int(both.sum()) < int((found.visible & kept[0]).sum())
     pairs = sample_anchors(batch.clips, batch.token_map, ProbeConfig(val_clips=1, test_clips=1))
     inside = (pairs.points_b[pairs.scored] - torch.tensor([64.0, 32.0])).abs() <= 32
     assert len(inside) and inside.all()
