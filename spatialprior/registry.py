@@ -196,7 +196,13 @@ INJECTORS: Registry[PriorInjector] = Registry(
 BACKBONES: Registry[Backbone] = Registry(
     "backbone",
     "spatialprior.backbones",
-    {"qwen2_5_vl": "spatialprior.backbones.qwen2_5_vl:Qwen2_5VL"},
+    {
+        "llava_next_video": "spatialprior.backbones.llava_next_video:LlavaNextVideo",
+        "llava_onevision": "spatialprior.backbones.llava_onevision:LlavaOnevision",
+        "qwen2_5_vl": "spatialprior.backbones.qwen2_5_vl:Qwen2_5VL",
+        "qwen2_vl": "spatialprior.backbones.qwen2_vl:Qwen2VL",
+        "qwen3_vl": "spatialprior.backbones.qwen3_vl:Qwen3VL",
+    },
     base="spatialprior.core.backbone:Backbone",
 )
 DATASETS: Registry[Any] = Registry(

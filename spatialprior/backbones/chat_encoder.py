@@ -1,106 +1,136 @@
 """Clips to model inputs through the model's own processor and chat template.
 
-Frames go in as separate images in front of the question. Several questions about one clip share one
-visual prefix: their tokens are packed behind it as branches that do not see each other, which trains the
-same conditional distributions as one sequence a question, at a fraction of the cost.
+Several independent questions about one clip share one visual prefix: their tokens are packed behind it as
+branches that do not see each other, which trains the same conditional distributions as one sequence a
+question, at a fraction of the cost. The turns of a dialogue follow each other in one sequence.
+
+Token ids of a prompt are those of the processor's ``apply_chat_template(..., tokenize=True)``. In a row to
+train on, every answer begins where the model would begin it (at the generation prompt) and is followed by the
+tokenizer's end token, also where a template leaves that out between the turns of a dialogue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import ProcessorMixin
 
+from spatialprior.backbones.conversation import (
+    ChatTemplate,
+    check_text,
+    contents,
+    is_interleaved,
+)
+from spatialprior.backbones.settings import Frames
+from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
 from spatialprior.core.batch import IGNORE, ClipBatch
-from spatialprior.core.clip import MultiViewClip, Question
-from spatialprior.core.token_map import TokenMap
+from spatialprior.core.clip import MultiViewClip
 
-_CAPTION_FREE = Question(task="", text="", answer="")
+FPS = 2.0
+"""Frames a second that the views of a video count as, where a family tells time: clips carry no clock."""
+
+
+@dataclass
+class _Row:
+    """One sequence: token ids, what is expected at each, and the branch each belongs to."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], *, scored: bool = False, branch: int = 0) -> None:
+        self.ids += ids
+        self.labels += ids if scored else [IGNORE] * len(ids)
+        self.branches += [branch] * len(ids)
 
 
 class ChatEncoder:
-    """Weight-free encoder for processors with ``image_grid_thw`` (the Qwen-VL families)."""
+    """Weight-free encoder; a family says how its processor lays out images and videos.
 
-    def __init__(self, processor: ProcessorMixin) -> None:
-        self.processor = processor
+    Args:
+        processor: The stock processor.
+        frames: How the views of a clip go in. Where a question says where a view stands, views differ in size,
+            or there are fewer than the family's video takes, they go in as images all the same.
+        max_pixels: Upper bound on pixels a frame of a video, where the family's processor takes one.
+    """
+
+    min_video_frames: ClassVar[int] = 1
+    token_types: ClassVar[bool] = False
+    """Whether the model wants ``mm_token_type_ids``."""
+
+    def __init__(
+        self, processor: Any, frames: Frames = "images", max_pixels: int | None = None
+    ) -> None:
+        self.processor, self.frames, self.max_pixels = processor, frames, max_pixels
         self.tokenizer = processor.tokenizer
-        self.image_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
-        self.merge = processor.image_processor.merge_size
-        self._ids: dict[str, list[int]] = {}
+        tokens = (processor.image_token, getattr(processor, "video_token", None))
+        self.placeholders = tuple(token for token in tokens if token is not None)
+        self.visual_ids = tuple(self.tokenizer.convert_tokens_to_ids(list(self.placeholders)))
+        self.image_id, self.video_id = (*self.visual_ids, -1)[:2]
+        self.template = ChatTemplate(processor, self.tokenizer.eos_token)
+        self._ids: dict[tuple[str, bool], list[int]] = {}
+
+    # --- what a family says ---------------------------------------------------------------
+
+    def image_grid(
+        self, out: Any, index: int, frame: int, size: tuple[int, int], alone: bool
+    ) -> ViewGrid:
+        """Grid of image ``index`` of the processor's output ``out``, which is view ``frame`` of its clip.
+
+        ``size`` is the view's ``(height, width)``, ``alone`` whether its clip has no other.
+        """
+        raise NotImplementedError
+
+    def video_grids(self, out: Any, clip: MultiViewClip) -> tuple[ViewGrid, ...]:
+        """Grids of a clip's views as one video, from the processor's output for it."""
+        raise NotImplementedError
+
+    def join_videos(self, outs: Sequence[Any], clips: Sequence[MultiViewClip]) -> dict[str, Tensor]:
+        """The model's inputs for several videos, from the processor's output for each."""
+        raise NotImplementedError
+
+    def video_options(self, clip: MultiViewClip) -> dict[str, Any]:
+        """Further arguments of the processor for a clip's video."""
+        return {}
+
+    # --- batches --------------------------------------------------------------------------
 
     def __call__(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
-        pixels, grids = self._images(clips)
-        rows: list[list[int]] = []
-        labels: list[list[int]] = []
-        branches: list[list[int]] = []
-        cursor = 0
-        for clip in clips:
-            clip_grids = grids[cursor : cursor + clip.num_views]
-            cursor += clip.num_views
-            ids, target, branch = [], [], []
-            for k, question in enumerate(clip.questions or (_CAPTION_FREE,), start=1):
-                prefix, prompt, answer = self._pieces(clip, question, clip_grids)
-                if k == 1:
-                    ids, target, branch = list(prefix), [IGNORE] * len(prefix), [0] * len(prefix)
-                if clip.questions:
-                    ids += prompt + answer
-                    target += [IGNORE] * len(prompt) + answer
-                    branch += [k] * (len(prompt) + len(answer))
-            rows.append(ids)
-            labels.append(target)
-            branches.append(branch)
-        packed = any(len(clip.questions) > 1 for clip in clips)
-        batch = self._batch(clips, rows, pixels, grids, left=False)
-        length = batch.inputs["input_ids"].shape[1]
-        return ClipBatch(
-            inputs=batch.inputs,
-            labels=_pad(labels, length, IGNORE, left=False),
-            token_map=batch.token_map,
-            clips=batch.clips,
-            branches=_pad(branches, length, -1, left=False) if packed else None,
-        )
+        packed = any(len(clip.questions) > 1 and not clip.dialogue for clip in clips)
+        return self._batch(clips, [self._row(clip) for clip in clips], packed=packed)
 
     def prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
-        """Encode clips of exactly one question each without the answer, padded on the left."""
-        pixels, grids = self._images(clips)
-        rows, cursor = [], 0
+        """Encode clips of exactly one question each without the answer, padded on the left.
+
+        Of a dialogue the last question is asked; the others and their answers come before it.
+        """
+        rows = []
         for clip in clips:
-            if len(clip.questions) != 1:
+            if len(clip.questions) != 1 and not (clip.dialogue and clip.questions):
                 raise ValueError(
                     f"clip {clip.clip_id} has {len(clip.questions)} questions; a prompt takes one"
                 )
-            clip_grids = grids[cursor : cursor + clip.num_views]
-            cursor += clip.num_views
-            prefix, prompt, _ = self._pieces(clip, clip.questions[0], clip_grids)
-            rows.append(prefix + prompt)
-        return self._batch(clips, rows, pixels, grids, left=True)
+            answers = [question.answer for question in clip.questions[:-1]]
+            row = _Row()
+            row.add(self._tokenize(self.template.prompt(self._said(clip), answers)))
+            rows.append(row)
+        return self._batch(clips, rows, left=True)
 
     def packed_prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
         """Encode clips with all their questions as branches behind one visual prefix, without answers."""
-        pixels, grids = self._images(clips)
-        rows: list[list[int]] = []
-        branches: list[list[int]] = []
-        cursor = 0
         for clip in clips:
             if not clip.questions:
                 raise ValueError(f"clip {clip.clip_id} has no question to answer")
-            clip_grids = grids[cursor : cursor + clip.num_views]
-            cursor += clip.num_views
-            ids: list[int] = []
-            branch: list[int] = []
-            for k, question in enumerate(clip.questions, start=1):
-                prefix, prompt, _ = self._pieces(clip, question, clip_grids)
-                if k == 1:
-                    ids, branch = list(prefix), [0] * len(prefix)
-                ids += prompt
-                branch += [k] * len(prompt)
-            rows.append(ids)
-            branches.append(branch)
-        batch = self._batch(clips, rows, pixels, grids, left=False)
-        return replace(batch, branches=_pad(branches, batch.labels.shape[1], -1, left=False))
+            if clip.dialogue and len(clip.questions) > 1:
+                raise ValueError(
+                    f"clip {clip.clip_id} is a dialogue: its questions are answered one after the other; "
+                    "use eval.engine=generate"
+                )
+        rows = [self._branches(clip, answers=False) for clip in clips]
+        return self._batch(clips, rows, packed=True)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -112,105 +142,187 @@ class ChatEncoder:
             text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         ]
 
-    # --- pieces ---------------------------------------------------------------------------
+    # --- rows, with one token for each image or video -------------------------------------
 
-    def _images(self, clips: Sequence[MultiViewClip]) -> tuple[Tensor, Tensor]:
-        views = [view for clip in clips for view in clip.images]
-        out = self.processor.image_processor(images=views, return_tensors="pt")
-        return out["pixel_values"], out["image_grid_thw"]
+    def as_video(self, clip: MultiViewClip) -> bool:
+        """Whether the views of this clip go in as one video."""
+        fits = len(set(clip.image_sizes)) == 1 and clip.num_views >= self.min_video_frames
+        return self.frames == "video" and fits and not is_interleaved(clip)
 
-    def _pieces(
-        self, clip: MultiViewClip, question: Question, grids: Tensor
-    ) -> tuple[list[int], list[int], list[int]]:
-        """Token ids of (visual prefix, question up to the assistant's turn, answer with its end token)."""
-        if self.processor.image_token in question.text + question.answer:
-            raise ValueError(
-                f"clip {clip.clip_id}: the question {question.text!r} or its answer contains "
-                f"{self.processor.image_token}; images go in by themselves, name them in words"
-            )
-        content: list[dict[str, str]] = [{"type": "image"} for _ in range(clip.num_views)]
-        content.append({"type": "text", "text": question.text})
-        turn = [{"role": "user", "content": content}]
-        prompt = self.processor.apply_chat_template(
-            turn, tokenize=False, add_generation_prompt=True
-        )
-        image_token = self.processor.image_token
-        head, _, tail = prompt.rpartition(image_token)
-        end = tail.index(">") + 1  # the token that closes the last image
-        segments = (head + image_token + tail[:end]).split(image_token)
-        prefix = self._tokenize(segments[0])
-        for segment, grid in zip(segments[1:], grids.tolist(), strict=True):
-            prefix = (
-                prefix
-                + [self.image_id] * (grid[1] * grid[2] // self.merge**2)
-                + self._tokenize(segment)
-            )
-        answer = [*self._tokenize(question.answer), self.tokenizer.eos_token_id]
-        return prefix, self._tokenize(tail[end:]), answer
+    def _said(self, clip: MultiViewClip) -> list[Any]:
+        for question in clip.questions:
+            check_text(clip, question, self.placeholders)
+        return contents(clip, video=self.as_video(clip))
 
-    def _tokenize(self, text: str) -> list[int]:
-        if text not in self._ids:
+    def _row(self, clip: MultiViewClip) -> _Row:
+        """A row to train on."""
+        if not clip.questions:
+            row = _Row()
+            row.add(self._tokenize(self._opening(clip)))
+            return row
+        if not clip.dialogue or len(clip.questions) == 1:
+            return self._branches(clip, answers=True)
+        row, said = _Row(), self._said(clip)
+        answers = [question.answer for question in clip.questions]
+        row.add(self._tokenize(self.template.prompt(said[:1], [])))
+        for k, answer in enumerate(answers, start=1):
+            row.add(self._answer(answer), scored=True)
+            if k < len(answers):
+                text = self.template.continuation(said[: k + 1], answers[:k])
+                row.add(self._tokenize(text, inside=True))
+        return row
+
+    def _branches(self, clip: MultiViewClip, *, answers: bool) -> _Row:
+        """The clip's questions behind what they share: the views and what the template says before them."""
+        prompts = [
+            self._tokenize(self.template.prompt([content], [])) for content in self._said(clip)
+        ]
+        shared = _common(prompts, self._tokenize(self._opening(clip)))
+        if is_interleaved(clip):  # a single question: all up to its last view is the visual prefix
+            places = [place for place, token in enumerate(prompts[0]) if token in self.visual_ids]
+            shared = 1 + places[-1]
+        row = _Row()
+        row.add(prompts[0][:shared])
+        for k, (question, prompt) in enumerate(zip(clip.questions, prompts, strict=True), start=1):
+            row.add(prompt[shared:], branch=k)
+            if answers:
+                row.add(self._answer(question.answer), scored=True, branch=k)
+        return row
+
+    def _opening(self, clip: MultiViewClip) -> str:
+        """The text up to the first question."""
+        bare = replace(clip, questions=())
+        views = [{"type": "video"}] if self.as_video(bare) else [{"type": "image"}] * clip.num_views
+        return self.template.opening(views if clip.num_views else [])
+
+    def _answer(self, answer: str) -> list[int]:
+        text = self.template.lead + answer
+        return [*self._tokenize(text, inside=True), self.tokenizer.eos_token_id]
+
+    def _tokenize(self, text: str, *, inside: bool = False) -> list[int]:
+        """Token ids of a text; ``inside``: it goes on from another one."""
+        key = (text, inside)
+        if key not in self._ids:
             if len(self._ids) > 100_000:
                 self._ids.clear()
-            self._ids[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return list(self._ids[text])
+            start = self.tokenizer.bos_token
+            # As the processors do: no second start token where the template writes it.
+            bare = inside or (start is not None and text.startswith(start))
+            self._ids[key] = self.tokenizer(text, add_special_tokens=not bare)["input_ids"]
+        return self._ids[key]
+
+    # --- images and videos ----------------------------------------------------------------
+
+    def _visuals(self, clips: Sequence[MultiViewClip]) -> Visuals:
+        of_clip: list[list[Visual]] = [[] for _ in clips]
+        inputs: dict[str, Tensor] = {}
+        videos = [b for b, clip in enumerate(clips) if self.as_video(clip)]
+        if images := [b for b, clip in enumerate(clips) if clip.num_views and b not in videos]:
+            chosen = [clips[b] for b in images]
+            text = [self.processor.image_token * clip.num_views for clip in chosen]
+            views = [list(clip.images) for clip in chosen]
+            out, tokens = self._process(text, images=views)
+            index = 0
+            for b, replaced in zip(images, tokens, strict=True):
+                for frame, (ids, size) in enumerate(
+                    zip(replaced, clips[b].image_sizes, strict=True)
+                ):
+                    grid = self.image_grid(out, index, frame, size, len(replaced) == 1)
+                    of_clip[b].append(Visual(ids, (grid,)))
+                    index += 1
+            inputs |= out
+        outs = []
+        for b in videos:
+            out, tokens = self._process(
+                [self.processor.video_token],
+                videos=[clips[b].images],
+                do_sample_frames=False,
+                **self.video_options(clips[b]),
+            )
+            of_clip[b] = [Visual(tokens[0][0], self.video_grids(out, clips[b]))]
+            outs.append(out)
+        if outs:
+            inputs |= self.join_videos(outs, [clips[b] for b in videos])
+        return Visuals(inputs, of_clip)
+
+    def _process(self, text: list[str], **kwargs: Any) -> tuple[dict[str, Any], list[Any]]:
+        """Pixels, and for each text the token ids that replace each of its placeholders."""
+        out = self.processor(
+            text=text,
+            padding=True,
+            return_text_replacement_offsets=True,
+            return_tensors="pt",
+            **kwargs,
+        )
+        tokens = [
+            [self._tokenize(found["replacement"], inside=True) for found in replaced]
+            for replaced in out["text_replacement_offsets"]
+        ]
+        textual = ("text_replacement_offsets", "input_ids", "attention_mask", "mm_token_type_ids")
+        return {name: value for name, value in out.items() if name not in textual}, tokens
 
     def _batch(
         self,
         clips: Sequence[MultiViewClip],
-        rows: list[list[int]],
-        pixels: Tensor,
-        grids: Tensor,
+        rows: list[_Row],
         *,
-        left: bool,
+        left: bool = False,
+        packed: bool = False,
     ) -> ClipBatch:
-        length = max(map(len, rows))
-        ids = _pad(rows, length, self.tokenizer.pad_token_id, left=left)
-        attention = _pad([[1] * len(row) for row in rows], length, 0, left=left)
-        visual = ids == self.image_id
+        visuals = self._visuals(clips)
+        full = [
+            self._expand(row, items, clip)
+            for row, items, clip in zip(rows, visuals.of_clip, clips, strict=True)
+        ]
+        ids = _pad([row.ids for row in full], self.tokenizer.pad_token_id, left=left)
         inputs = {
             "input_ids": ids,
-            "attention_mask": attention,
-            "mm_token_type_ids": visual.long(),
-            "pixel_values": pixels,
-            "image_grid_thw": grids,
+            "attention_mask": _pad([[1] * len(row.ids) for row in full], 0, left=left),
         }
+        if self.token_types:
+            inputs["mm_token_type_ids"] = (ids == self.image_id) + 2 * (ids == self.video_id)
+        visual = torch.isin(ids, torch.tensor(self.visual_ids))
+        branches = _pad([row.branches for row in full], -1, left=left) if packed else None
         return ClipBatch(
-            inputs=inputs,
-            labels=torch.full_like(ids, IGNORE),
-            token_map=_token_map(clips, visual, grids[:, 1:] // self.merge),
+            inputs=inputs | visuals.inputs,
+            labels=_pad([row.labels for row in full], IGNORE, left=left),
+            token_map=token_map(visual, visuals.of_clip, self.visual_ids),
             clips=tuple(clips),
+            branches=branches,
         )
 
+    def _expand(self, row: _Row, visuals: Sequence[Visual], clip: MultiViewClip) -> _Row:
+        """The row with every placeholder replaced by its image's or video's tokens."""
+        full, done = _Row(), 0
+        places = [place for place, token in enumerate(row.ids) if token in self.visual_ids]
+        if len(places) != len(visuals):
+            raise ValueError(
+                f"clip {clip.clip_id}: the chat template wrote {len(places)} of its {len(visuals)} images or "
+                f"videos; does it take a {'video' if self.as_video(clip) else 'image'}? "
+                "See backbone.frames, or give the processor a template that does"
+            )
+        for place, item in zip(places, visuals, strict=True):
+            full.ids += row.ids[done:place] + item.tokens
+            full.labels += row.labels[done:place] + [IGNORE] * len(item.tokens)
+            full.branches += row.branches[done:place] + [row.branches[place]] * len(item.tokens)
+            done = place + 1
+        full.ids += row.ids[done:]
+        full.labels += row.labels[done:]
+        full.branches += row.branches[done:]
+        return full
 
-def _pad(rows: list[list[int]], length: int, value: int, *, left: bool) -> Tensor:
+
+def _common(prompts: Sequence[list[int]], opening: list[int]) -> int:
+    """How many token ids all prompts begin with, at most those of ``opening``."""
+    for place, column in enumerate(zip(opening, *prompts, strict=False)):
+        if len(set(column)) > 1:
+            return place
+    return min(map(len, (opening, *prompts)))
+
+
+def _pad(rows: list[list[int]], value: int, *, left: bool) -> Tensor:
+    length = max(map(len, rows))
     filled = [
         [value] * (length - len(r)) + r if left else r + [value] * (length - len(r)) for r in rows
     ]
     return torch.tensor(filled, dtype=torch.long)
-
-
-def _token_map(clips: Sequence[MultiViewClip], visual: Tensor, grids: Tensor) -> TokenMap:
-    """Visual positions in sequence order are the views' tokens in row-major order, view after view."""
-    num_clips, num_views = len(clips), max(clip.num_views for clip in clips)
-    num_tokens = int(grids.prod(-1).max())
-    index = torch.zeros(num_clips, num_views, num_tokens, dtype=torch.long)
-    valid = torch.zeros(num_clips, num_views, num_tokens, dtype=torch.bool)
-    grid = torch.zeros(num_clips, num_views, 2, dtype=torch.long)
-    size = torch.zeros(num_clips, num_views, 2)
-    cursor = 0
-    for b, clip in enumerate(clips):
-        positions = visual[b].nonzero().squeeze(1)
-        start = 0
-        for v in range(clip.num_views):
-            count = int(grids[cursor].prod())
-            index[b, v, :count] = positions[start : start + count]
-            valid[b, v, :count] = True
-            grid[b, v] = grids[cursor]
-            size[b, v] = torch.tensor(clip.image_sizes[v], dtype=torch.float32)
-            start += count
-            cursor += 1
-        assert start == len(positions), (
-            "image tokens in the text do not match the processor's grids"
-        )
-    return TokenMap(index=index, valid=valid, grid=grid, image_size=size)

@@ -1,38 +1,128 @@
 """What all Hugging Face backbones share: taps and edits through hooks, packed questions, generation, saving.
 
-A subclass names the parts of its family (decoder layers, attention, rotary embedding) and its encoder.
-Hooks live for one forward pass only and store the raw tensor, nothing derived from it: where a layer's
-hooks run relative to its checkpointed region differs between transformers releases, and the raw
-tensor is right in both.
+A subclass names the stock class and the parts of its family (decoder, vision tower, rotary embedding) and
+its encoder. Hooks live for one forward pass only and store the raw tensor, nothing derived from it.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from spatialprior.backbones.lora import merged_state_dict
+from spatialprior.backbones import lora
+from spatialprior.backbones.chat_encoder import ChatEncoder
+from spatialprior.backbones.hooks import edit_visual, store_input, store_output
+from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.sites import VISUAL_TOKENS, Site, Taps, parse_residual
 
 
 class HFBackbone(Backbone):
-    """Shared adapter. ``hf`` is the stock model, ``processor`` the stock processor."""
+    """Shared adapter. ``hf`` is the stock model, ``processor`` the stock processor.
 
+    Attributes:
+        model_class: The stock class.
+        encoder_class: The family's encoder.
+    """
+
+    Config: ClassVar[type[HFConfig]] = HFConfig
+    model_class: ClassVar[Any]
+    encoder_class: ClassVar[type[ChatEncoder]]
     hf: Any  # a PreTrainedModel; transformers' own types change with every release
 
-    def __init__(self, hf: PreTrainedModel, processor: ProcessorMixin) -> None:
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        processor: ProcessorMixin | None,
+        settings: HFConfig | None = None,
+    ) -> None:
         super().__init__()
         self.hf = hf
-        self.processor = processor
+        self._processor = processor
+        self.settings = self.Config() if settings is None else settings
+
+    # --- making one -----------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, config: HFConfig) -> Self:
+        """Load weights and processor (offline when ``path`` is ``nano`` or a folder)."""
+        folder = cls.nano_folder() if config.path == "nano" else config.path
+        hf = cls.model_class.from_pretrained(
+            folder,
+            revision=config.revision,
+            attn_implementation=config.attention,
+            dtype=getattr(torch, config.dtype),
+        )
+        processor = AutoProcessor.from_pretrained(folder, revision=config.revision)
+        if config.max_pixels is not None:
+            cls.limit_pixels(processor, config.max_pixels)
+        return cls(hf, processor, config)._prepared()
+
+    @classmethod
+    def on_meta(cls, hf_config: Any, config: HFConfig) -> Self:
+        """The stock class on the meta device: shapes without weights, for planning.
+
+        What would train and which adapters there would be are as :meth:`load` sets them. It has no processor,
+        so ``encoder()`` is refused.
+
+        Args:
+            hf_config: Configuration of the stock class, such as ``AutoConfig.from_pretrained`` gives; not
+                modified.
+            config: Settings; ``path``, ``revision`` and ``max_pixels`` play no part.
+        """
+        hf_config = copy.deepcopy(hf_config)
+        hf_config._attn_implementation = config.attention
+        with torch.device("meta"):
+            hf = cls.model_class(hf_config).to(getattr(torch, config.dtype))
+            return cls(hf, None, config)._prepared()
+
+    @classmethod
+    def nano_folder(cls) -> Path:
+        """Where the family's nano twin lies: what ``path=nano`` loads."""
+        raise ValueError(
+            f"{cls.__name__} has no nano twin; set backbone.path to a folder or hub id"
+        )
+
+    @classmethod
+    def limit_pixels(cls, processor: Any, max_pixels: int) -> None:
+        """Make ``processor`` scale frames of more than ``max_pixels`` down."""
+        raise ValueError(
+            f"max_pixels={max_pixels} has no effect on {cls.__name__}, whose processor fixes the size of a "
+            "frame; leave backbone.max_pixels unset"
+        )
+
+    def _prepared(self) -> Self:
+        """Set what trains, and put the adapters in."""
+        config = self.settings
+        if config.freeze_vision:
+            for module in self.vision:
+                module.requires_grad_(False)
+        if config.lora is not None:
+            lora.inject(self.hf, self.decoder_layers, config.lora)
+        return self
+
+    @property
+    def processor(self) -> Any:
+        """The stock processor.
+
+        Raises:
+            ValueError: There is none, because the backbone was made by :meth:`on_meta`.
+        """
+        if self._processor is None:
+            raise ValueError(
+                f"this {type(self).__name__} has no weights and no processor (it was made to plan with); "
+                "use load()"
+            )
+        return self._processor
 
     # --- parts, named by the family -------------------------------------------------------
 
@@ -47,21 +137,45 @@ class HFBackbone(Backbone):
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    @property
+    @abstractmethod
+    def vision_blocks(self) -> nn.ModuleList:
+        """Blocks of the vision tower."""
+
+    @property
+    def block_classes(self) -> tuple[str, ...]:
+        blocks = (*self.decoder_layers, *self.vision_blocks)
+        return tuple(dict.fromkeys(type(block).__name__ for block in blocks))
+
     def attention_modules(self) -> list[nn.Module]:
         """Self-attention of every decoder layer, in order."""
         return [layer.get_submodule("self_attn") for layer in self.decoder_layers]
 
-    @abstractmethod
+    def encoder(self) -> ChatEncoder:
+        settings = self.settings
+        frames: Any = getattr(settings, "frames", "images")
+        return self.encoder_class(self.processor, frames, settings.max_pixels)
+
     def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``B S`` bool, where visual tokens sit."""
+        ids, config = inputs["input_ids"], self.hf.config
+        video = getattr(config, "video_token_id", config.image_token_id)  # not every family has one
+        return (ids == config.image_token_id) | (ids == video)
 
     @abstractmethod
     def position_ids(self, batch: ClipBatch) -> Tensor:
-        """Rotary positions of every token, in the family's own shape (last two dimensions ``B S``)."""
+        """Rotary positions of every token, in the family's own shape (last two dimensions ``B S``).
+
+        Questions that share a prefix (``batch.branches``) each go on from its end.
+        """
 
     @abstractmethod
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Cosine and sine tables applied to queries and keys: two ``B S head_dim`` tensors."""
+
+    @property
+    def edit_sites(self) -> tuple[Site, ...]:
+        return (VISUAL_TOKENS,)
 
     # --- facts ----------------------------------------------------------------------------
 
@@ -79,6 +193,10 @@ class HFBackbone(Backbone):
     def input_norm_weight(self, layer: int) -> Tensor:
         return _base_weight(self.decoder_layers[layer].get_submodule("input_layernorm"))
 
+    def lora_targets(self, roles: Iterable[str]) -> list[str]:
+        """Full names of the decoder's linear maps that play ``roles`` (of ``attention`` and ``mlp``)."""
+        return lora.target_names(self.hf, self.decoder_layers, roles)
+
     # --- passes ---------------------------------------------------------------------------
 
     def forward(
@@ -90,10 +208,11 @@ class HFBackbone(Backbone):
     ) -> BackboneOutput:
         inputs = dict(batch.inputs)
         if batch.branches is not None:
-            if "flash" in str(self.hf.config._attn_implementation):
+            attention = str(self.hf.config._attn_implementation)
+            if attention not in ("sdpa", "eager"):
                 raise ValueError(
-                    "several questions behind one visual prefix need a mask that flash attention does not "
-                    "take: set backbone.attention=sdpa, or one question a clip"
+                    "several questions behind one visual prefix need a mask of their own, which "
+                    f"attention={attention} does not take: set backbone.attention=sdpa, or one question a clip"
                 )
             inputs["attention_mask"] = branch_mask(batch.branches, self.hf.dtype)
             inputs["position_ids"] = self.position_ids(batch)
@@ -177,31 +296,34 @@ class HFBackbone(Backbone):
                 side, index = parse_residual(site, self.num_layers)
                 layer = self.decoder_layers[index]
                 if side == "in":
-                    hook = _store_input(taps, site)
+                    hook = store_input(taps, site)
                     handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
-                    handles.append(layer.register_forward_hook(_store_output(taps, site)))
-            if unknown := set(edits) - {VISUAL_TOKENS}:
+                    handles.append(layer.register_forward_hook(store_output(taps, site)))
+            if unknown := sorted(set(edits) - set(self.edit_sites)):
                 raise ValueError(
-                    f"cannot edit {sorted(unknown)}; the edit site is {VISUAL_TOKENS!r}"
+                    f"{type(self).__name__} has no edit site {unknown[0]!r}; "
+                    f"choose from {', '.join(self.edit_sites)}"
                 )
-            if chain := edits.get(VISUAL_TOKENS):
-                mask = self.visual_mask(inputs)
-                handles.append(
-                    self.decoder.register_forward_pre_hook(
-                        _edit_visual(mask, chain), with_kwargs=True
-                    )
-                )
+            for edit_hook in self._edit_hooks(inputs, edits):
+                handles.append(self.decoder.register_forward_pre_hook(edit_hook, with_kwargs=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
+    def _edit_hooks(
+        self, inputs: Mapping[str, Tensor], edits: Mapping[Site, Sequence[Edit]]
+    ) -> list[Any]:
+        """Pre-hooks of the decoder (with keyword arguments) that make the edits."""
+        chain = edits.get(VISUAL_TOKENS)
+        return [edit_visual(self.visual_mask(inputs), chain)] if chain else []
+
     # --- saving ---------------------------------------------------------------------------
 
     def stock_state_dict(self) -> dict[str, Tensor]:
         """Weights under the stock model's own keys, adapters folded in; the model itself is left as it is."""
-        return merged_state_dict(self.hf)
+        return lora.merged_state_dict(self.hf)
 
     def save(self, folder: Path) -> None:
         """Write model and processor as a plain Hugging Face folder (safetensors)."""
@@ -229,37 +351,17 @@ def branch_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
 
+def place_in_branch(branches: Tensor) -> Tensor:
+    """``B S``, how many tokens of its own branch come before each token of a branch; 0 elsewhere."""
+    place = torch.zeros_like(branches)
+    for k in range(1, int(branches.max()) + 1):
+        member = branches == k
+        place += member * (member.cumsum(1) - 1)
+    return place
+
+
 def _base_weight(module: nn.Module) -> Tensor:
     """Weight of a layer, looking through a LoRA wrapper."""
     weight = getattr(module, "base_layer", module).weight
     assert isinstance(weight, Tensor)
     return weight.detach()
-
-
-def _store_input(taps: Taps, site: Site) -> Any:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-        taps[site] = args[0] if args else kwargs["hidden_states"]
-
-    return hook
-
-
-def _store_output(taps: Taps, site: Site) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        taps[site] = output[0] if isinstance(output, tuple) else output
-
-    return hook
-
-
-def _edit_visual(mask: Tensor, chain: Sequence[Edit]) -> Any:
-    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        embeds = kwargs["inputs_embeds"]
-        tokens = embeds[mask]
-        for edit in chain:
-            tokens = edit(tokens)
-        expanded = mask.unsqueeze(-1).expand_as(embeds)
-        return args, {
-            **kwargs,
-            "inputs_embeds": embeds.masked_scatter(expanded, tokens.to(embeds.dtype)),
-        }
-
-    return hook

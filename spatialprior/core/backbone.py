@@ -63,6 +63,16 @@ class Backbone(nn.Module):
     @abstractmethod
     def hidden_size(self) -> int: ...
 
+    @property
+    @abstractmethod
+    def block_classes(self) -> tuple[str, ...]:
+        """Class names of the repeated blocks (decoder layers, vision blocks): what FSDP wraps one by one."""
+
+    @property
+    @abstractmethod
+    def vision(self) -> tuple[nn.Module, ...]:
+        """The vision tower and what projects its output to the decoder's width."""
+
     @abstractmethod
     def query_weight(self, layer: int) -> Tensor:
         """``(heads * head_dim) D`` query projection of a decoder layer, detached."""
@@ -78,6 +88,11 @@ class Backbone(nn.Module):
     @abstractmethod
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Cosine and sine that rotate the decoder's queries and keys: two ``B S head_dim`` tensors."""
+
+    @property
+    @abstractmethod
+    def edit_sites(self) -> tuple[Site, ...]:
+        """Where this family's visual features enter the decoder, and can be changed."""
 
     @abstractmethod
     def encoder(self) -> Encoder: ...

@@ -11,7 +11,15 @@ from torch import Tensor
 Site = NewType("Site", str)
 
 VISUAL_TOKENS = Site("visual_tokens")
-"""Edit site: the visual tokens before the first decoder layer (``T D``, views in sequence order)."""
+"""Edit site: the embeddings of all visual tokens before the first decoder layer (``T D``, in sequence order).
+
+It covers no more than these: where a family adds visual features to later layers as well, those are edit
+sites of their own, see :func:`deepstack`."""
+
+
+class SiteError(ValueError):
+    """A prior asks for a place that this decoder does not have. The message is one line."""
+
 
 Taps = dict[Site, Tensor]
 """What was read: site -> the raw tensor (``B S D``), still attached to the autograd graph."""
@@ -19,8 +27,18 @@ Taps = dict[Site, Tensor]
 _RESIDUAL = re.compile(r"residual_(in|out)\[(\d+)\]")
 
 
+def deepstack(level: int) -> Site:
+    """Edit site: the features that DeepStack adds to the visual tokens right after decoder layer ``level``.
+
+    ``T D``, in the order of :data:`VISUAL_TOKENS`; only families with DeepStack have it (Qwen3-VL: 0, 1 and 2).
+    A prior that means to change everything the decoder sees of an image names these sites beside
+    ``visual_tokens`` in its ``Needs.edits``; one that names ``visual_tokens`` alone leaves them as they are.
+    """
+    return Site(f"deepstack[{level}]")
+
+
 def residual_in(layer: int) -> Site:
-    """Hidden states that enter decoder layer ``layer``."""
+    """Hidden states that enter decoder layer ``layer``, whatever was added since the layer before."""
     return Site(f"residual_in[{layer}]")
 
 
@@ -48,7 +66,7 @@ def resolve_layers(spec: str | Iterable[int], num_layers: int) -> list[int]:
     """Decoder layers meant by ``"all"``, ``"every_4"``, ``"10-18"`` (inclusive) or a list of indices.
 
     Raises:
-        ValueError: The text has none of these forms, or a layer does not exist.
+        SiteError: The text has none of these forms, or a layer does not exist.
     """
     if isinstance(spec, str):
         if spec == "all":
@@ -58,11 +76,11 @@ def resolve_layers(spec: str | Iterable[int], num_layers: int) -> list[int]:
         elif match := re.fullmatch(r"(\d+)-(\d+)", spec):
             layers = list(range(int(match[1]), int(match[2]) + 1))
         else:
-            raise ValueError(
+            raise SiteError(
                 f"layers={spec!r}: write all, every_N, FIRST-LAST or a list such as [0,3]"
             )
     else:
         layers = sorted({int(layer) for layer in spec})
     if not layers or layers[0] < 0 or layers[-1] >= num_layers:
-        raise ValueError(f"layers={spec!r}: this decoder has layers 0 to {num_layers - 1}")
+        raise SiteError(f"layers={spec!r}: this decoder has layers 0 to {num_layers - 1}")
     return layers

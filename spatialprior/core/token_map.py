@@ -6,7 +6,7 @@ decoder's sequence (losses, probes, plots, edits) goes through a :class:`TokenMa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -16,19 +16,27 @@ from torch import Tensor
 class TokenMap:
     """Dense layout of the visual tokens of a batch; absent views and cells are marked invalid.
 
-    ``B`` clips, at most ``V`` views, at most ``N`` tokens a view, tokens in row-major order.
+    ``B`` clips, at most ``V`` token views, at most ``N`` tokens a view, tokens in row-major order. A token view
+    is a grid of tokens that stands for one view of the clip. Mostly there is one for each; where a video tower
+    merges two consecutive frames into one token, the token view stands for the *first* frame of the pair
+    (``frame`` 0, 2, 4, ...), and the others have no tokens of their own.
+
+    Visual tokens that belong to no grid (the line breaks and tiles of the LLaVA families) are not in the map.
 
     Attributes:
         index: ``B V N`` long, position of the token in the (padded) sequence; 0 where not valid.
         valid: ``B V N`` bool.
         grid: ``B V 2`` long, ``(rows, cols)`` of each view; 0 for an absent view.
-        image_size: ``B V 2`` float, ``(height, width)`` of the view in clip pixels.
+        frame: ``B V`` long, the view of the clip that the token view stands for; 0 where absent.
+        box: ``B V 4`` float, ``(x0, y0, x1, y1)``: the rectangle of clip pixels under the grid. The whole view,
+            unless the family's processor crops it (less) or pads it (more: outer tokens then see no pixel).
     """
 
     index: Tensor
     valid: Tensor
     grid: Tensor
-    image_size: Tensor
+    frame: Tensor
+    box: Tensor
 
     @property
     def num_clips(self) -> int:
@@ -39,9 +47,12 @@ class TokenMap:
         return int(self.index.shape[1])
 
     def to(self, device: torch.device | str) -> TokenMap:
-        return TokenMap(
-            *(t.to(device) for t in (self.index, self.valid, self.grid, self.image_size))
-        )
+        return TokenMap(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def frames(self, clip: int) -> Tensor:
+        """``T`` long: which view of the clip each of its token views stands for."""
+        present = self.grid[clip].prod(-1) > 0
+        return self.frame[clip][present]
 
     def sequence_index(self, clip: int, view: int, row: int, col: int) -> int:
         """Position of token (view, row, col) in the sequence of ``clip``."""
@@ -66,12 +77,13 @@ class TokenMap:
     ) -> tuple[float, float, float, float]:
         """``(x0, y0, x1, y1)`` of the clip pixels that token (row, col) stands for."""
         rows, cols = self.grid[clip, view].tolist()
-        height, width = self.image_size[clip, view].tolist()
+        x0, y0, x1, y1 = self.box[clip, view].tolist()
+        width, height = x1 - x0, y1 - y0
         return (
-            col * width / cols,
-            row * height / rows,
-            (col + 1) * width / cols,
-            (row + 1) * height / rows,
+            x0 + col * width / cols,
+            y0 + row * height / rows,
+            x0 + (col + 1) * width / cols,
+            y0 + (row + 1) * height / rows,
         )
 
     def gather(self, sequence: Tensor) -> Tensor:
@@ -89,9 +101,9 @@ class TokenMap:
         cell = torch.arange(self.index.shape[-1], device=self.index.device)
         cols_or_one = cols.clamp(min=1).unsqueeze(-1)
         row, col = cell // cols_or_one, cell % cols_or_one
-        height, width = self.image_size.unbind(-1)
-        x = (col + 0.5) * (width / cols.clamp(min=1)).unsqueeze(-1)
-        y = (row + 0.5) * (height / rows.clamp(min=1)).unsqueeze(-1)
+        x0, y0, x1, y1 = self.box.unsqueeze(-1).unbind(-2)
+        x = x0 + (col + 0.5) * ((x1 - x0) / cols_or_one)
+        y = y0 + (row + 0.5) * ((y1 - y0) / rows.clamp(min=1).unsqueeze(-1))
         return torch.stack([x, y], dim=-1)
 
     def to_patch_units(self, clip: Tensor, view: Tensor, points: Tensor) -> Tensor:
@@ -101,6 +113,11 @@ class TokenMap:
             clip, view: ``P`` long, which view each group of points lies in.
             points: ``P A 2`` float, ``(x, y)`` in clip pixels.
         """
-        grid = self.grid[clip, view].to(points.dtype)
-        size = self.image_size[clip, view].to(points.dtype)
-        return points * (grid / size).flip(-1).unsqueeze(1)
+        cells = self.grid[clip, view].to(points.dtype).flip(-1)
+        start, end = self.box[clip, view].to(points.dtype).unsqueeze(1).chunk(2, dim=-1)
+        return (points - start) * (cells.unsqueeze(1) / (end - start))
+
+    def covers(self, clip: Tensor, view: Tensor, points: Tensor) -> Tensor:
+        """``P A`` bool: whether points (as in :meth:`to_patch_units`) lie under the grid of their view."""
+        start, end = self.box[clip, view].to(points.dtype).unsqueeze(1).chunk(2, dim=-1)
+        return ((points >= start) & (points <= end)).all(-1)

@@ -20,7 +20,7 @@ class AnchorPairs:
     """``P`` frame pairs of a batch (view_a asks, view_b answers) with ``A`` anchors each.
 
     Attributes:
-        clip, view_a, view_b: ``P`` long.
+        clip, view_a, view_b: ``P`` long; views are token views (see :class:`TokenMap`).
         distance: ``P`` long, frame distance (difference of the frames' time indices).
         cells: ``P A`` long, token of view_a (row-major) whose centre is the anchor.
         points_a, points_b: ``P A 2`` float, anchor and true match, clip pixels of their frames.
@@ -74,7 +74,8 @@ def sample_anchors(
             raise ValueError(
                 f"the probe needs depth, intrinsics and poses, which clip {clip.clip_id} lacks"
             )
-        pairs = view_pairs(clip.num_views, config.direction)
+        frames = token_map.frames(c)
+        pairs = view_pairs(len(frames), config.direction)
         # Views of a clip share their size, hence their grid.
         rows, cols = token_map.grid[c, 0].tolist()
         cells = grid_cells(rows, cols, config.anchor_grid).expand(len(pairs), -1)
@@ -82,25 +83,25 @@ def sample_anchors(
         valid = clip.depth_valid if clip.depth_valid is not None else clip.depth > 0
         truth = match(
             points_a,
-            pairs,
+            frames[pairs],
             clip.depth,
             valid,
             clip.intrinsics,
             clip.world_to_cam,
             tolerance=Tolerance(config.tolerance_abs, config.tolerance_rel),
         )
-        frame_ids = torch.tensor(clip.frame_ids)
+        frame_ids = torch.tensor(clip.frame_ids)[frames]
+        owner = torch.full((len(pairs),), c)
+        visible = truth.visible & token_map.covers(owner, pairs[:, 1], truth.points_b)
         found = {
-            "clip": torch.full((len(pairs),), c),
+            "clip": owner,
             "view_a": pairs[:, 0],
             "view_b": pairs[:, 1],
             "distance": (frame_ids[pairs[:, 0]] - frame_ids[pairs[:, 1]]).abs(),
             "cells": cells,
             "points_a": points_a,
-            "points_b": torch.where(truth.visible.unsqueeze(-1), truth.points_b, 0.0).to(
-                points_a.dtype
-            ),
-            "scored": truth.visible,
+            "points_b": torch.where(visible.unsqueeze(-1), truth.points_b, 0.0).to(points_a.dtype),
+            "scored": visible,
         }
         for name, rows_of_clip in found.items():
             parts[name].extend(rows_of_clip)

@@ -27,7 +27,7 @@ class MatchTrace:
     """What one layer matches in one clip; points are clip pixels ``(x, y)``.
 
     Attributes:
-        images: ``V H W 3`` uint8.
+        images: ``V H W 3`` uint8, the views that have tokens of their own.
         pair: ``2``, asking and answering view of the drawn matches.
         points_a, points_b, truth_b: ``M 2``: anchors, the model's matches, the true matches.
         correct: ``M`` bool.
@@ -98,7 +98,10 @@ def trace_clip(
     view_a, view_b = int(pairs.view_a[row]), int(pairs.view_b[row])
     rows, cols = layout.grid[0, view_b].tolist()
     height, width = clip.image_size
-    scale = torch.tensor([width / cols, height / rows], device=device)
+    frames = batch.token_map.frames(0).tolist()
+    x0, y0, x1, y1 = layout.box[0, view_b].tolist()
+    scale = torch.tensor([(x1 - x0) / cols, (y1 - y0) / rows], device=device)
+    start = torch.tensor([x0, y0], device=device)
     where = token_positions(layout.grid[:1, view_b], layout.index.shape[-1])[0]
     best = where[logits[row].argmax(-1)]
     truth = layout.to_patch_units(
@@ -117,8 +120,8 @@ def trace_clip(
         (seen - offset / (width + height)).masked_fill(~pairs.scored[row], -1.0).argmax()
     )
 
-    heat = torch.full((clip.num_views, rows, cols), torch.nan, device=device)
-    query_truth = torch.full((clip.num_views, 2), torch.nan, device=device)
+    heat = torch.full((len(frames), rows, cols), torch.nan, device=device)
+    query_truth = torch.full((len(frames), 2), torch.nan, device=device)
     for other in same_view.nonzero().flatten().tolist():
         view = int(pairs.view_b[other])
         heat[view] = logits[other, candidate, : rows * cols].softmax(-1).view(rows, cols)
@@ -128,7 +131,7 @@ def trace_clip(
     scored = pairs.scored[row]
     tensors = {
         "points_a": pairs.points_a[row][scored],
-        "points_b": (best * scale)[scored],
+        "points_b": (start + best * scale)[scored],
         "truth_b": pairs.points_b[row][scored],
         "correct": correct[scored],
         "query": pairs.points_a[row, candidate],
@@ -136,7 +139,10 @@ def trace_clip(
         "query_truth": query_truth,
     }
     return MatchTrace(
-        images=torch.stack(tuple(clip.images)).permute(0, 2, 3, 1).cpu().numpy(),
+        images=torch.stack([clip.images[frame] for frame in frames])
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .numpy(),
         pair=np.array([view_a, view_b]),
         layer=np.array(layer),
         **{name: tensor.cpu().numpy() for name, tensor in tensors.items()},

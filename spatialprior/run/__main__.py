@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--cfg" in flags:
             print(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), end="")
             return 0
+        if config.mode == "plan":
+            from spatialprior.run.plan import plan
+
+            return plan(config)
         from spatialprior.run.pipeline import run
 
         return run(config)

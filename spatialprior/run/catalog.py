@@ -14,6 +14,7 @@ GROUPS = {
     "recipe": "a whole run",
     "prior": "spatial priors, a list: prior=[gasp]; prior=[] is plain SFT",
     "backbone": "the model to train",
+    "lora": "low-rank adapters on it, in place of those of the size",
     "data": "clips to train on",
     "instruction": "clips with questions, interleaved where data has none",
     "eval": "what scores the exported model",

@@ -27,7 +27,7 @@ from spatialprior.registry import (
     suggest,
 )
 from spatialprior.run.arguments import Arguments, parse
-from spatialprior.run.bind import bind
+from spatialprior.run.bind import MISSING, bind
 from spatialprior.run.catalog import options, plugin_folders, recipe_folder
 from spatialprior.run.errors import ConfigError, one_line
 from spatialprior.run.schema import COMPONENTS, SECTIONS, Component, RunConfig, RunSettings
@@ -41,10 +41,13 @@ REGISTRIES: dict[str, Registry[Any]] = {
 }
 """Top-level key -> where its ``kind`` is looked up."""
 
-RESUMABLE = ("mode", "resume", "output_root", "scale", "probe", "eval", "wandb")
+RESUMABLE = ("mode", "resume", "output_root", "scale", "probe", "eval", "wandb", "plan")
 """What a resumed run may change: hardware and how it is looked at, never how it is trained."""
 
 RECIPE_FILE = "recipe.yaml"
+
+UNNAMED = "(not named)"
+"""Stands in a plan for a value that only a run needs, such as the folder of the data."""
 
 Tree = dict[str, Any]
 
@@ -85,6 +88,7 @@ def build(tree: Mapping[str, Any], overrides: tuple[str, ...] = ()) -> RunConfig
         tree: Plain values; components carry ``kind``; ``sized`` holds settings by kind.
         overrides: For the record.
     """
+    tree = _without_gaps(tree) if tree.get("mode") == "plan" else tree
     tree = {**tree, "overrides": list(overrides or tree.get("overrides", ()))}
     sized = tree.pop("sized", None) or {}
     if "prior" in tree:
@@ -182,6 +186,15 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         out[key] = merged(old, value) if both else value  # type: ignore[arg-type]
     return out
+
+
+def _without_gaps(node: Any) -> Any:
+    """Planning opens no file, so that what a run would need the user to name (``???``) may stay open."""
+    if isinstance(node, Mapping):
+        return {key: _without_gaps(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_without_gaps(value) for value in node]
+    return UNNAMED if node == MISSING else node
 
 
 def _kind(group: str, node: Any, path: str) -> str:

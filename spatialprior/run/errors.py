@@ -13,10 +13,12 @@ EXIT_FAILED = 1
 
 _EXPECTED = (
     ("spatialprior.core.injector", "MissingClipFieldError"),
+    ("spatialprior.core.sites", "SiteError"),
     ("spatialprior.core.terms", "NonFiniteLossError"),
     ("spatialprior.data.sequence", "BadFrameError"),
     ("spatialprior.data.media.errors", "MediaPathError"),
     ("spatialprior.model", "PriorNameError"),
+    ("spatialprior.plan.published", "PlanError"),
     ("spatialprior.train.tracking", "TrackingError"),
     ("spatialprior.train.fsdp", "FullyShardedModelError"),
     ("spatialprior.train.checkpoint", "CheckpointError"),

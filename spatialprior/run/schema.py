@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spatialprior.diagnostics.config import ProbeConfig
+from spatialprior.plan.config import PlanConfig
 from spatialprior.train.config import ScaleConfig, TrainerConfig
 
 
@@ -71,18 +72,19 @@ class RunSettings:
         size: How big the world is (``nano``, ``small``, ``paper``).
         hardware: Name of the chosen ``scale``.
         seed: Seeds initialisation, clip order and sampling.
-        mode: ``train`` is the whole path; the others redo one stage of the run named by ``resume``.
+        mode: ``train`` is the whole path; ``plan`` says what it would cost and trains nothing; the others redo
+            one stage of the run named by ``resume``.
         output_root: Run folders are made below it.
         resume: A run folder to continue, or whose stage to redo.
         control: ``sft`` also trains the same run without priors; ``none`` does not.
-        trainer, scale, probe, vqa, wandb: Sections; see their classes.
+        trainer, scale, probe, vqa, wandb, plan: Sections; see their classes.
     """
 
     recipe: str
     size: str
     hardware: str
     seed: int = 0
-    mode: Literal["train", "eval", "export", "probe", "report"] = "train"
+    mode: Literal["train", "eval", "export", "probe", "report", "plan"] = "train"
     output_root: str = "runs"
     resume: str | None = None
     control: Literal["sft", "none"] = "sft"
@@ -92,11 +94,12 @@ class RunSettings:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     vqa: VqaConfig = field(default_factory=VqaConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         if not self.output_root.strip():
             raise ValueError("output_root is empty: give a folder, such as output_root=runs")
-        if self.mode != "train" and self.resume is None:
+        if self.mode not in ("train", "plan") and self.resume is None:
             raise ValueError(f"mode={self.mode} needs a finished run: add resume=RUN_FOLDER")
 
 
@@ -138,7 +141,7 @@ class RunConfig(RunSettings):
     def fingerprint(self) -> str:
         """Twelve hex digits that change with anything that may change the numbers of a run."""
         content = self.to_dict()
-        for name in ("mode", "output_root", "resume", "wandb", "overrides"):
+        for name in ("mode", "output_root", "resume", "wandb", "plan", "overrides"):
             content.pop(name)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]

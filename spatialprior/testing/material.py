@@ -6,34 +6,38 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from spatialprior.backbones.nano import qwen2_5_vl_nano as nano
-from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
+from spatialprior.backbones.hf import HFBackbone
+from spatialprior.backbones.nano import twin
 from spatialprior.core.backbone import Backbone
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.clip import MultiViewClip, Question
 from spatialprior.core.injector import Needs, PriorInjector
 from spatialprior.core.sites import Taps, residual_in, residual_out
 from spatialprior.core.terms import LossTerm
+from spatialprior.registry import BACKBONES
 
 
 @functools.cache
-def _processor() -> Qwen2_5_VLProcessor:
-    return nano.processor()
+def _processor(kind: str) -> Any:
+    return twin.processor(kind)
 
 
-def tiny_backbone(seed: int = 0) -> Qwen2_5VL:
-    """An untrained nano Qwen2.5-VL in memory (4 layers, width 64); the same weights for the same seed."""
-    processor = _processor()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        hf = Qwen2_5_VLForConditionalGeneration(nano.config(processor.tokenizer))
-    return Qwen2_5VL(hf, processor)
+def tiny_backbone(seed: int = 0, kind: str = "qwen2_5_vl", **settings: Any) -> HFBackbone:
+    """An untrained nano backbone in memory (4 layers, width 64); the same weights for the same seed.
+
+    Args:
+        seed: Of the weights.
+        kind: Family, as recipes write it.
+        settings: Of its ``Config``, e.g. ``frames="video"``.
+    """
+    cls = cast("type[HFBackbone]", BACKBONES.get(kind))
+    processor = _processor(kind)
+    return cls(twin.model(kind, processor.tokenizer, seed), processor, cls.Config(**settings))
 
 
 def plane_clip(

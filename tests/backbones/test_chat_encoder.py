@@ -38,7 +38,7 @@ def test_token_map_round_trip(shapes, num_questions, prompts):
         walked = []
         for v in range(views):
             rows, cols = layout.grid[b, v].tolist()
-            assert layout.image_size[b, v].tolist() == [height, width]
+            assert layout.box[b, v].tolist() == [0, 0, width, height]
             if height * width <= 128 * 128:  # not scaled down: a token is a patch
                 assert (rows, cols) == (height // patch, width // patch)
             for row in range(rows):

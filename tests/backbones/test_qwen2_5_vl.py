@@ -280,3 +280,19 @@ def test_rotary_tables_are_the_models_own():
             assert torch.equal(mine, theirs)
     else:  # the three axes apart: ours are joined by section
         assert ours[0].shape == wanted[0].shape[1:]
+
+
+def test_on_meta_trains_what_load_trains(nano_folder):
+    from transformers import AutoConfig
+
+    config = Qwen2_5VL.Config(path=str(nano_folder), freeze_vision=True, dtype="bfloat16")
+    for settings in (config, dataclasses.replace(config, lora=Qwen2_5VL_lora())):
+        loaded = Qwen2_5VL.load(settings)
+        planned = Qwen2_5VL.on_meta(AutoConfig.from_pretrained(nano_folder), settings)
+        wanted = {n: (p.shape, p.dtype, p.requires_grad) for n, p in loaded.named_parameters()}
+        found = {n: (p.shape, p.dtype, p.requires_grad) for n, p in planned.named_parameters()}
+        assert found == wanted
+        assert all(p.is_meta for p in planned.parameters())
+        assert planned.block_classes == ("Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock")
+        with pytest.raises(ValueError, match="no processor"):
+            planned.encoder()

@@ -1,7 +1,6 @@
 """Shape, tokenizer and processor of the nano Qwen2.5-VL.
 
-Everything is an instance of the stock class; only numbers are small. The vocabulary is a byte-level BPE
-(any text can be written) in which each word of ``words.txt`` is a single token.
+Everything is an instance of the stock class; only numbers are small.
 
 ``python -m spatialprior.backbones.nano.qwen2_5_vl_nano FOLDER`` writes an untrained twin to FOLDER;
 ``--expand SOURCE`` writes SOURCE with identity blocks in front instead.
@@ -14,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
     Qwen2_5_VLConfig,
@@ -24,8 +22,10 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
-from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from spatialprior.backbones.nano.vocabulary import qwen_tokenizer
+
+MODEL = Qwen2_5_VLForConditionalGeneration
 PATCH = 8
 SIDE = 128
 HIDDEN = 64
@@ -47,38 +47,7 @@ SPECIAL = (
 
 def tokenizer() -> Qwen2Tokenizer:
     """A stock ``Qwen2Tokenizer`` over a small byte-level vocabulary."""
-    words = (resources.files("spatialprior.backbones.nano") / "words.txt").read_text().split()
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096,
-        min_frequency=1,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=["<|endoftext|>"],
-        show_progress=False,
-    )
-    bpe.train_from_iterator([form for word in words for form in (word, f" {word}")], trainer)
-    merges = [tuple(pair) for pair in _merges(bpe)]
-    return Qwen2Tokenizer(
-        vocab=bpe.get_vocab(),
-        merges=merges,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=list(SPECIAL),
-        model_max_length=8192,
-    )
-
-
-def _merges(bpe: Tokenizer) -> list[list[str]]:
-    import json
-
-    merges = json.loads(bpe.to_str())["model"]["merges"]
-    return [pair if isinstance(pair, list) else pair.split(" ") for pair in merges]
+    return qwen_tokenizer(SPECIAL)
 
 
 def processor() -> Qwen2_5_VLProcessor:

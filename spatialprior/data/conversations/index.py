@@ -15,11 +15,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from spatialprior.core.cache import cache_root
 from spatialprior.data.conversations.record import declared_paths
 from spatialprior.data.conversations.scan import scan_records
 from spatialprior.data.media.errors import MediaPathError
 from spatialprior.data.media.paths import media_key
-from spatialprior.data.rooms.cache import cache_root, load_or_make
+from spatialprior.data.rooms.cache import load_or_make
 
 _VERSION = 1
 _BLOCK = 1 << 16

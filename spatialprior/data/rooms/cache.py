@@ -28,13 +28,6 @@ Arrays = Mapping[str, NDArray[np.generic]]
 _MANIFEST = "manifest.json"
 
 
-def cache_root(configured: str | None) -> Path:
-    """The configured folder, else ``$SPATIALPRIOR_CACHE``, else ``~/.cache/spatialprior``."""
-    return Path(
-        configured or os.environ.get("SPATIALPRIOR_CACHE") or "~/.cache/spatialprior"
-    ).expanduser()
-
-
 def source_digest() -> str:
     """Hash of the renderer's own source, so that an edited renderer never reads an old cache."""
     digest = hashlib.sha256()

@@ -11,10 +11,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from spatialprior.core.cache import cache_root
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.data.clip_sampler import ClipSampler, ClipSampling
 from spatialprior.data.dataset import Split
-from spatialprior.data.rooms.cache import Arrays, cache_root, load_or_make, source_digest
+from spatialprior.data.rooms.cache import Arrays, load_or_make, source_digest
 from spatialprior.data.rooms.observed import CELL_PIXELS
 from spatialprior.data.rooms.questions import make_questions, resolve_tasks
 from spatialprior.data.rooms.render import write_rooms

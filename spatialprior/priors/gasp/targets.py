@@ -160,19 +160,19 @@ def match_targets(
             a few times as many are looked at: the cost grows with ``max_anchors``, not with the grids.
         tolerance: Occlusion test.
     """
+    layout = batch.token_map.to("cpu")
     by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for b, source in enumerate(batch.clips):
         complete = source.has_geometry and source.depth_valid is not None
-        if complete and source.num_views > 1:
+        if complete and len(layout.frames(b)) > 1:
             by_size[source.image_size].append(b)
     if not by_size:
         return None
-    layout = batch.token_map.to("cpu")
     token_depth = torch.zeros(layout.valid.shape)
     token_depth_valid = torch.zeros_like(layout.valid)
     groups = []
     for members in by_size.values():
-        groups.append(_group(batch, members, grids, pairs, max_anchors, tolerance))
+        groups.append(_group(batch, members, layout, grids, pairs, max_anchors, tolerance))
         _fill_token_depth(batch, members, layout, token_depth, token_depth_valid)
     clip, view_a, view_b, points_a, points_b, depth, valid = (
         torch.cat(list(column)) for column in zip(*groups, strict=True)
@@ -202,6 +202,7 @@ def match_targets(
 def _group(
     batch: ClipBatch,
     members: list[int],
+    layout: TokenMap,
     grids: list[int],
     pairs: str,
     max_anchors: int,
@@ -216,10 +217,11 @@ def _group(
     )
     owner, views, offset, rows = [], [], 0, []
     for b, clip in zip(members, clips, strict=True):
-        own = all_pairs(clip.num_views) if pairs == "all" else anchor_pairs(clip.num_views)
+        frames = layout.frames(b)
+        own = all_pairs(len(frames)) if pairs == "all" else anchor_pairs(len(frames))
         owner.append(torch.full((len(own),), b))
         views.append(own)
-        rows.append(own + offset)
+        rows.append(frames[own] + offset)  # geometry is stored by view of the clip
         offset += clip.num_views
     height, width = clips[0].image_size
     anchors = torch.cat([grid_points(side, side, height, width) for side in grids])
@@ -229,12 +231,17 @@ def _group(
     found = match(
         anchors, torch.cat(rows), depth, valid, intrinsics, world_to_cam, tolerance=tolerance
     )
+    clip_index, (view_a, view_b) = torch.cat(owner), torch.cat(views).unbind(1)
+    visible = (
+        found.visible
+        & layout.covers(clip_index, view_a, found.points_a)
+        & layout.covers(clip_index, view_b, found.points_b)
+    )
     generators = [_generator(batch.step, batch.clips[b].clip_id) for b in members]
     pairs_each = [len(own) for own in views]
-    keep = _draw(found.visible, max_anchors, generators, pairs_each)
-    view_a, view_b = torch.cat(views).unbind(1)
+    keep = _draw(visible, max_anchors, generators, pairs_each)
     return (
-        torch.cat(owner),
+        clip_index,
         view_a,
         view_b,
         *(
@@ -243,7 +250,7 @@ def _group(
                 found.points_a.float(),
                 found.points_b.float(),
                 found.depth_b.float(),
-                found.visible,
+                visible,
             )
         ),
     )
@@ -277,14 +284,16 @@ def _fill_token_depth(
 ) -> None:
     """Depth at the token centres of clips that share an image size, in one call."""
     clips = [batch.clips[b] for b in members]
-    view = torch.cat([torch.arange(clip.num_views) for clip in clips])
-    owner = torch.cat(
-        [torch.full((clip.num_views,), b) for b, clip in zip(members, clips, strict=True)]
-    )
+    owner, view, rows, offset = [], [], [], 0
+    for b, clip in zip(members, clips, strict=True):
+        frames = layout.frames(b)
+        owner.append(torch.full_like(frames, b))
+        view.append(torch.arange(len(frames)))
+        rows.append(frames + offset)
+        offset += clip.num_views
+    at = torch.cat(owner), torch.cat(view)
     maps, valid = _depth_maps(clips)
-    depth[owner, view], known[owner, view], _ = sample_depth(
-        maps, valid, layout.centers()[owner, view]
-    )
+    depth[at], known[at], _ = sample_depth(maps, valid, layout.centers()[at], torch.cat(rows))
 
 
 def _depth_maps(clips: list[MultiViewClip]) -> tuple[Tensor, Tensor | None]:

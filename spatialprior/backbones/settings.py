@@ -1,0 +1,34 @@
+"""What a recipe may set on every Hugging Face backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spatialprior.backbones.lora import LoraOptions
+
+Frames = Literal["images", "video"]
+"""How the views of a clip go in: each as an image of its own, or all as the frames of one video."""
+
+
+@dataclass
+class HFConfig:
+    """Settings that every family shares.
+
+    Attributes:
+        path: ``nano`` (embedded), a local Hugging Face folder, or a hub id.
+        revision: Commit of the hub id, or ``None``.
+        attention: ``sdpa``, ``eager`` or ``flash_attention_2``.
+        dtype: ``float32`` or ``bfloat16``: dtype of the weights.
+        max_pixels: Upper bound on pixels a frame; ``None`` keeps the processor's own.
+        freeze_vision: Keep the vision tower as loaded, with what projects its output.
+        lora: Train LoRA adapters on the decoder instead of all weights; ``None`` trains all weights.
+    """
+
+    path: str = "nano"
+    revision: str | None = None
+    attention: str = "sdpa"
+    dtype: str = "float32"
+    max_pixels: int | None = None
+    freeze_vision: bool = False
+    lora: LoraOptions | None = None

@@ -1,0 +1,23 @@
+"""``mode=plan``: what a run would cost, printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spatialprior.plan.planner import plan_run
+from spatialprior.plan.table import dict_of, text_of
+from spatialprior.report.schema import write_text
+from spatialprior.run.schema import RunConfig
+
+
+def plan(config: RunConfig) -> int:
+    """Print the plan of ``config``; write it as JSON where ``plan.out`` says so."""
+    found = plan_run(config)
+    print(text_of(found), end="")
+    if config.plan.out is not None:
+        path = Path(config.plan.out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(dict_of(found), indent=2) + "\n")
+        print(f"\nplan: {path}")
+    return 0
