@@ -94,6 +94,14 @@ class Backbone(nn.Module):
     def edit_sites(self) -> tuple[Site, ...]:
         """Where this family's visual features enter the decoder, and can be changed."""
 
+    def check_edits(self, sites: Iterable[Site]) -> None:
+        """Raise ``ValueError`` for an edit site that this family lacks, naming those it has."""
+        for site in sorted(set(sites) - set(self.edit_sites)):
+            raise ValueError(
+                f"{type(self).__name__} has no edit site {site!r}; "
+                f"choose from {', '.join(self.edit_sites)}"
+            )
+
     @abstractmethod
     def encoder(self) -> Encoder: ...
 
