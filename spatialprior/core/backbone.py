@@ -27,7 +27,10 @@ class Encoder(Protocol):
         """Encode clips with their questions and answers, for training."""
 
     def prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
-        """Encode clips that carry exactly one question each, without the answer, padded on the left."""
+        """Encode clips that carry exactly one question each, without the answer, padded on the left.
+
+        Of a dialogue the last question is asked, behind the others and their answers.
+        """
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Token ids ``B T`` to replies, special tokens dropped."""
