@@ -63,6 +63,7 @@ class SpatialModel(nn.Module):
         self.needs: dict[str, Needs] = {}
         for name, prior in priors.items():
             self.needs[name] = prior.needs(backbone.num_layers)
+            backbone.check_edits(self.needs[name].edits)
             prior.attach(backbone)
         self.priors = nn.ModuleDict(dict(priors))
 

@@ -300,11 +300,7 @@ class HFBackbone(Backbone):
                     handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
                     handles.append(layer.register_forward_hook(store_output(taps, site)))
-            if unknown := sorted(set(edits) - set(self.edit_sites)):
-                raise ValueError(
-                    f"{type(self).__name__} has no edit site {unknown[0]!r}; "
-                    f"choose from {', '.join(self.edit_sites)}"
-                )
+            self.check_edits(edits)
             for edit_hook in self._edit_hooks(inputs, edits):
                 handles.append(self.decoder.register_forward_pre_hook(edit_hook, with_kwargs=True))
             yield

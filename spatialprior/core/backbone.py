@@ -27,7 +27,10 @@ class Encoder(Protocol):
         """Encode clips with their questions and answers, for training."""
 
     def prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
-        """Encode clips that carry exactly one question each, without the answer, padded on the left."""
+        """Encode clips that carry exactly one question each, without the answer, padded on the left.
+
+        Of a dialogue the last question is asked, behind the others and their answers.
+        """
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Token ids ``B T`` to replies, special tokens dropped."""
@@ -93,6 +96,14 @@ class Backbone(nn.Module):
     @abstractmethod
     def edit_sites(self) -> tuple[Site, ...]:
         """Where this family's visual features enter the decoder, and can be changed."""
+
+    def check_edits(self, sites: Iterable[Site]) -> None:
+        """Raise ``ValueError`` for an edit site that this family lacks, naming those it has."""
+        for site in sorted(set(sites) - set(self.edit_sites)):
+            raise ValueError(
+                f"{type(self).__name__} has no edit site {site!r}; "
+                f"choose from {', '.join(self.edit_sites)}"
+            )
 
     @abstractmethod
     def encoder(self) -> Encoder: ...

@@ -23,8 +23,9 @@ class ClipBatch:
         labels: ``B S`` long, the token expected *at* each position, -100 where nothing is scored.
         token_map: Where the visual tokens are.
         clips: The clips themselves (geometry and questions stay on the CPU).
-        branches: ``B S`` long, only when several questions share one visual prefix: 0 for the prefix, k for
-            the tokens of question k, -1 for padding. A token sees the prefix and its own branch, nothing else.
+        branches: ``B S`` long, only when several questions share one visual prefix: 0 for the prefix (and for
+            all of a dialogue), k for the tokens of question k, -1 for padding. A token sees the earlier tokens
+            of the prefix and of its own branch, nothing else.
         step: The optimiser step that the batch belongs to. With a clip's id it seeds whatever a prior draws
             at random, so that the draws do not depend on micro-batches, processes or a resume.
     """

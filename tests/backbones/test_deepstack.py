@@ -108,11 +108,10 @@ def test_needs_say_it_and_a_family_without_the_site_says_so(backbone):
     model(model.backbone.encoder()(clips))[0].sum.backward()
     assert model.priors["scale"].factor.grad.any()
     for kind in ("qwen2_5_vl", "llava_onevision"):
-        other = SpatialModel(tiny_backbone(kind=kind), {"scale": Scale(Scale.Config())})
         with pytest.raises(
             ValueError, match=r"has no edit site 'deepstack\[0\]'; choose from visual"
         ):
-            other(other.backbone.encoder()(clips))
+            SpatialModel(tiny_backbone(kind=kind), {"scale": Scale(Scale.Config())})
         other = SpatialModel(tiny_backbone(kind=kind), {"scale": Scale(Scale.Config(deep=False))})
         assert other(other.backbone.encoder()(clips))
     with pytest.raises(
