@@ -1,8 +1,8 @@
 """GASP on every layer of a 28-layer Qwen2.5-VL: step time and peak memory against the same step without it.
 
 The paper's settings, narrower: LoRA of rank 128 on the decoder, gradient checkpointing, heads of width 128 on
-all 28 layers, both anchor grids, all frame pairs; width 768 (7B: 3,584), three frames of 16 x 16 tokens. A head's
-cost grows with the width and a layer's with its square, so the ratio at 7B is smaller. Weights are random.
+all 28 layers, both anchor grids, all frame pairs; width 768 (7B: 3,584), three frames of 16 x 16 tokens. A
+head's cost grows with the width and a layer's with its square, so the ratio at 7B is smaller. Random weights.
 
 Memory: each side runs two steps in a process of its own, and its peak resident memory is read.
 

@@ -20,6 +20,7 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from spatialprior.backbones import lora
 from spatialprior.backbones.chat_encoder import ChatEncoder
 from spatialprior.backbones.hooks import edit_visual, store_input, store_output
+from spatialprior.backbones.lockstep import BlankVisuals
 from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit
 from spatialprior.core.batch import ClipBatch
@@ -48,6 +49,7 @@ class HFBackbone(Backbone):
         super().__init__()
         self.hf = hf
         self._processor = processor
+        self._blank: BlankVisuals | None = None
         self.settings = self.Config() if settings is None else settings
 
     # --- making one -----------------------------------------------------------------------
@@ -218,7 +220,10 @@ class HFBackbone(Backbone):
             inputs["position_ids"] = self.position_ids(batch)
         taps: Taps = {}
         with self._hooks(inputs, tap_sites, edits or {}, taps):
+            zero = self._blank.zero(self.hf.base_model, inputs) if self._blank else None
             hidden = self.hf.base_model(**inputs, use_cache=False).last_hidden_state
+            if zero is not None:
+                hidden = hidden + zero.to(hidden.dtype)
         return BackboneOutput(hidden=hidden, taps=taps)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -238,15 +243,10 @@ class HFBackbone(Backbone):
     # --- how layers run -------------------------------------------------------------------
 
     def blocks(self) -> list[nn.Module]:
-        names = set(self.hf._no_split_modules or ())
-        found = [module for module in self.hf.modules() if type(module).__name__ in names]
-        missing = {type(layer).__name__ for layer in self.decoder_layers} - names
-        if missing:  # a root-only unit would gather the whole model at once, silently
-            raise RuntimeError(f"{type(self.hf).__name__}._no_split_modules lacks {missing}")
-        return found
+        return [*self.vision_blocks, *self.decoder_layers]
 
     def set_lockstep(self, on: bool) -> None:
-        self._lockstep = on
+        self._blank = BlankVisuals(self.encoder()) if on else None
 
     def set_gradient_checkpointing(self, kind: Checkpointing) -> None:
         """Recompute layers in the backward pass, or stop doing so. Takes effect in training mode.

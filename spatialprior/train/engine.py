@@ -102,6 +102,19 @@ class DataParallel(Engine):
         self.model.set_lockstep(True)
         self._module = self.accelerator.prepare_model(self.model)
         self.optimizer = make_optimizer(self.model, config)
+        # DDP waits for a gradient of every weight. Vision towers have some that no forward pass meets (layers
+        # above the one whose features are used, line breaks between tiles).
+        met = {id(p) for block in self.model.backbone.blocks() for p in block.parameters()}
+        met |= {id(p) for p in self.model.priors.parameters()}
+        vision = {id(p) for part in self.model.backbone.vision for p in part.parameters()}
+        rest = self.trainable().values()
+        self._spare = [p for p in rest if id(p) in vision or (id(p) not in met and p.ndim == 1)]
+
+    def backward(self, loss: Tensor) -> None:
+        if self._spare:
+            nothing = torch.stack([p.flatten()[:0].sum().float() for p in self._spare])
+            loss = loss + nothing.sum()
+        super().backward(loss)
 
     @contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:

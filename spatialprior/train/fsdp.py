@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.export import register_dataclass
 
 from spatialprior.core.terms import LossTerm
@@ -26,6 +23,9 @@ class FullyShardedModelError(ValueError):
 
 class FullySharded(Engine):
     """FSDP2. Each decoder layer and vision block is a unit of its own; the rest is gathered with the root.
+
+    Gradients are reduced after every micro-batch: keeping them whole until the last one would take the memory
+    that sharding is there to save.
 
     accelerate starts FSDP2 on accelerators only, so that nothing of it could be tested without one. This is
     the function that it calls, and the same code runs on gloo and NCCL.
@@ -46,12 +46,6 @@ class FullySharded(Engine):
         fully_shard(self.model, mesh=mesh, mp_policy=policy)
         self._module = self.model
         self.optimizer = make_optimizer(self.model, config)
-
-    @contextmanager
-    def micro_batch(self, *, last: bool) -> Iterator[None]:
-        assert isinstance(self._module, FSDPModule)
-        self._module.set_requires_gradient_sync(last)
-        yield
 
 
 def _check_dtypes(model: nn.Module) -> None:

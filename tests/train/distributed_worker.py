@@ -34,6 +34,7 @@ class Scenario:
     lora: bool = False
     checkpointing: str = "none"
     steps: int = STEPS
+    kind: str = "qwen2_5_vl"
     micro_batch: int = 1
 
 
@@ -49,6 +50,7 @@ SCENARIOS = {
         "one_rank_without_geometry": {"clips": "apart"},
         "lora": {"lora": True},
         "checkpointing": {"checkpointing": "nonreentrant", "micro_batch": 2},
+        "one_rank_without_images": {"clips": "text", "kind": "llava_next_video"},
     }.items()
 }
 
@@ -57,7 +59,7 @@ class Clips:
     """Clips with unlike numbers of views, visible anchors and answer tokens.
 
     With ``apart`` a clip has either geometry or questions: of two processes one sees no geometry, the other
-    no answer.
+    no answer. With ``text`` every other clip has no view at all.
     """
 
     def __init__(self, kind: str) -> None:
@@ -75,12 +77,15 @@ class Clips:
         clip = dataclasses.replace(clip, depth_valid=valid)
         if self.kind == "apart" and index % 2:
             return dataclasses.replace(clip, depth=None, depth_valid=None)
+        if self.kind == "text" and index % 2:
+            bare = dict.fromkeys(("intrinsics", "world_to_cam", "depth", "depth_valid"))
+            return dataclasses.replace(clip, images=(), frame_ids=(), **bare)
         return clip.with_questions(()) if self.kind == "apart" else clip
 
 
 def make_trainer(scenario: Scenario, folder: Path) -> Trainer:
     torch.manual_seed(0)
-    backbone = tiny_backbone()
+    backbone = tiny_backbone(kind=scenario.kind)
     if scenario.lora:
         inject(backbone.hf, backbone.decoder_layers, LoraOptions(rank=4, alpha=8))
     backbone.set_gradient_checkpointing(scenario.checkpointing)
