@@ -72,6 +72,7 @@ class ChatEncoder:
         self.image_id, self.video_id = (*self.visual_ids, -1)[:2]
         self.template = ChatTemplate(processor, self.tokenizer.eos_token)
         self._ids: dict[tuple[str, bool], list[int]] = {}
+        self._visual_lengths: dict[tuple[bool, tuple[tuple[int, int], ...]], int] = {}
 
     # --- what a family says ---------------------------------------------------------------
 
@@ -131,6 +132,17 @@ class ChatEncoder:
                 )
         rows = [self._branches(clip, answers=False) for clip in clips]
         return self._batch(clips, rows, packed=True)
+
+    def length(self, clip: MultiViewClip) -> int:
+        """Tokens of a clip's row to train on; pixels are looked at once for each set of image sizes."""
+        key = (self.as_video(clip), tuple(clip.image_sizes))
+        if key not in self._visual_lengths:
+            sizes = [torch.zeros(3, *size, dtype=torch.uint8) for size in key[1]]
+            same = sizes and len(set(key[1])) == 1
+            blank = replace(clip, images=torch.stack(sizes) if same else tuple(sizes))
+            (items,) = self._visuals([blank]).of_clip
+            self._visual_lengths[key] = sum(len(item.tokens) - 1 for item in items)
+        return len(self._row(clip).ids) + self._visual_lengths[key]
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -32,6 +32,9 @@ class Encoder(Protocol):
         Of a dialogue the last question is asked, behind the others and their answers.
         """
 
+    def length(self, clip: MultiViewClip) -> int:
+        """Tokens of a clip in a batch to train on, without looking at its pixels."""
+
     def decode(self, tokens: Tensor) -> list[str]:
         """Token ids ``B T`` to replies, special tokens dropped."""
 

@@ -6,7 +6,7 @@ sees exactly what it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,21 +51,59 @@ class ClipStream:
         return self.instruction.clip(before + place - num_geometry)
 
 
-class _MicroBatches(Dataset[ClipBatch]):
+@dataclass(frozen=True)
+class MicroBatching:
+    """How the clips that a process has of a step are grouped for one forward pass each.
+
+    Attributes:
+        clips: At most so many.
+        tokens: At most so many tokens, padding included (a single longer clip goes alone); 0 for no such limit.
+    """
+
+    clips: int
+    tokens: int = 0
+
+    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Places of the clips of each group: longest first, so that neighbours need little padding."""
+        order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+        groups: list[list[int]] = []
+        for place in order:
+            last = groups[-1] if groups else []
+            fits = 0 < len(last) < self.clips
+            if fits and (len(last) + 1) * lengths[last[0]] <= self.tokens:
+                last.append(place)
+            else:
+                groups.append([place])
+        return groups
+
+
+class _MicroBatches(Dataset[list[ClipBatch]]):
+    """The groups of (step, part): with a limit on tokens a step is one part, else each group is."""
+
     def __init__(
-        self, stream: ClipStream, encoder: Encoder, size: int, rank: int, ranks: int
+        self, stream: ClipStream, encoder: Encoder, size: MicroBatching, rank: int, ranks: int
     ) -> None:
         self.stream, self.encoder = stream, encoder
         self.size, self.rank, self.ranks = size, rank, ranks
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
-        step, micro = key
+    @property
+    def parts(self) -> int:
+        own = self.stream.clips_per_step // self.ranks
+        return 1 if self.size.tokens else -(-own // self.size.clips)
+
+    def __getitem__(self, key: tuple[int, int]) -> list[ClipBatch]:
+        step, part = key
         total = self.stream.clips_per_step
         # The places rotate, so that no process gets the same source of a mixture in every step.
         first = (self.rank + step) % self.ranks
         own = range(step * total + first, (step + 1) * total, self.ranks)
-        mine = own[micro * self.size : (micro + 1) * self.size]
-        return replace(self.encoder([self.stream.clip(i) for i in mine]), step=step)
+        if not self.size.tokens:
+            own = own[part * self.size.clips : (part + 1) * self.size.clips]
+        clips = [self.stream.clip(i) for i in own]
+        groups = [list(range(len(clips)))]
+        if self.size.tokens:
+            groups = self.size.groups([self.encoder.length(clip) for clip in clips])
+        return [replace(self.encoder([clips[k] for k in group]), step=step) for group in groups]
 
 
 def step_batches(
@@ -75,11 +113,14 @@ def step_batches(
     first_step: int,
     steps: int,
     micro_batch: int,
+    max_tokens: int = 0,
     num_workers: int = 0,
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[list[ClipBatch]]:
     """Encoded micro-batches of each optimiser step from ``first_step`` on.
+
+    With ``max_tokens`` their number may differ between processes.
 
     Raises:
         ValueError: The global batch does not divide among the processes.
@@ -88,10 +129,11 @@ def step_batches(
         raise ValueError(
             f"trainer.clips_per_step={stream.clips_per_step} does not divide among {ranks} processes"
         )
-    micros = -(-(stream.clips_per_step // ranks) // micro_batch)
-    keys = [(step, micro) for step in range(first_step, steps) for micro in range(micros)]
-    loader: DataLoader[ClipBatch] = DataLoader(
-        _MicroBatches(stream, encoder, micro_batch, rank, ranks),
+    dataset = _MicroBatches(stream, encoder, MicroBatching(micro_batch, max_tokens), rank, ranks)
+    parts = dataset.parts
+    keys = [(step, part) for step in range(first_step, steps) for part in range(parts)]
+    loader: DataLoader[list[ClipBatch]] = DataLoader(
+        dataset,
         sampler=keys,
         # Its own generator: starting a loader draws a seed, which must not disturb the run's random state
         # (a resumed run starts its loader later than an uninterrupted one).
@@ -103,4 +145,4 @@ def step_batches(
     )
     iterator = iter(loader)
     for _ in range(first_step, steps):
-        yield [next(iterator) for _ in range(micros)]
+        yield [batch for _ in range(parts) for batch in next(iterator)]

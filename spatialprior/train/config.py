@@ -67,6 +67,8 @@ class ScaleConfig:
     Attributes:
         device: ``auto`` takes a CUDA device where there is one.
         micro_batch: Clips per device and forward pass; gradients accumulate up to the global batch.
+        max_tokens: Tokens of a forward pass, padding included, for clips of unlike length; ``micro_batch`` is an
+            upper bound then. 0 for no such limit.
         mixed_precision: ``bf16`` computes in bfloat16 where the device supports it; weights stay as they are.
         gradient_checkpointing: Recompute layers in the backward pass; ``reentrant`` or ``nonreentrant``.
         compile: ``torch.compile`` on the decoder layers.
@@ -77,6 +79,7 @@ class ScaleConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch: int = 4
+    max_tokens: int = 0
     mixed_precision: Literal["no", "bf16"] = "no"
     gradient_checkpointing: Literal["none", "reentrant", "nonreentrant"] = "none"
     compile: bool = False
@@ -85,3 +88,5 @@ class ScaleConfig:
     def __post_init__(self) -> None:
         if self.micro_batch < 1:
             raise ValueError(f"scale.micro_batch={self.micro_batch}: must be at least 1")
+        if self.max_tokens < 0:
+            raise ValueError(f"scale.max_tokens={self.max_tokens}: must not be negative")

@@ -99,6 +99,7 @@ class Trainer:
             first_step=first,
             steps=config.steps,
             micro_batch=self.scale.micro_batch,
+            max_tokens=self.scale.max_tokens,
             num_workers=config.num_workers,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
@@ -148,25 +149,29 @@ class Trainer:
         """One optimiser step; returns each term's (raw mean, weighted mean) and the gradient norm."""
         device = self.accelerator.device
         contexts = [self.model.prepare(batch.to(device)) for batch in micro_batches]
+        passes = self._most(len(micro_batches))
         counts: dict[str, float] = {}
-        live = {}
+        live = {str(i): 0.0 for i in range(passes)}
         for i, (batch, context) in enumerate(zip(micro_batches, contexts, strict=True)):
             for name, n in self.model.counts(batch, context).items():
                 counts[name] = counts.get(name, 0.0) + n
             live[str(i)] = float(bool(self.model.injectors) or batch.has_labels)
         counts, live = self._over_processes(counts), self._over_processes(live)
-        alive = [i for i in range(len(micro_batches)) if live[str(i)]]
+        alive = [i for i in range(passes) if live[str(i)]]
         sums = dict.fromkeys(counts, 0.0)
         weights: dict[str, float] = {}
         for i in alive:
-            batch = micro_batches[i]
+            # A process with fewer passes than another goes along with its last one, which counts nothing.
+            own = min(i, len(micro_batches) - 1)
+            batch = micro_batches[own]
             with engine.micro_batch(last=i == alive[-1]):
                 with self.accelerator.autocast():
-                    terms = engine.forward(batch.to(device), contexts[i])
+                    terms = engine.forward(batch.to(device), contexts[own])
                 check_finite(terms, batch.clip_ids)
-                engine.backward(total_loss(terms, counts))
+                loss = total_loss(terms, counts)
+                engine.backward(loss if own == i else 0 * loss)
             for term in terms:
-                sums[term.name] += float(term.sum.detach())
+                sums[term.name] += float(term.sum.detach()) if own == i else 0.0
                 weights[term.name] = term.weight
         norm = 0.0
         if alive:
@@ -180,6 +185,14 @@ class Trainer:
         sums = self._over_processes(sums)
         raw = {name: sums[name] / max(counts[name], 1.0) for name in weights}
         return {name: (mean, mean * weights[name]) for name, mean in raw.items()}, norm
+
+    def _most(self, number: int) -> int:
+        """The largest ``number`` of all processes."""
+        if self.accelerator.num_processes == 1 or not self.scale.max_tokens:
+            return number
+        return int(
+            self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).max()
+        )
 
     def _over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
         """Sums over all processes, which must come with the same names in the same order."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatialprior.data.stream import ClipStream, step_batches
+from spatialprior.data.stream import ClipStream, MicroBatching, step_batches
 from spatialprior.testing import plane_clip, tiny_backbone
 
 ENCODER = tiny_backbone().encoder()
@@ -81,3 +81,44 @@ def test_interleaving_skips_and_repeats_nothing(share, total):
 def test_without_instruction_data_all_is_geometry():
     assert ClipStream(NameOnly("g"), None, 4, 0.5).clip(7) == "g7"
     assert ClipStream(NameOnly("g"), NameOnly("i"), 4, 0.0).clip(7) == "g7"
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=20),
+    clips=st.integers(1, 6),
+    tokens=st.integers(1, 120),
+)
+def test_groups_hold_every_clip_once_within_the_budget(lengths, clips, tokens):
+    groups = MicroBatching(clips, tokens).groups(lengths)
+    assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) <= clips
+        assert len(group) == 1 or len(group) * max(lengths[k] for k in group) <= tokens
+    if clips >= len(lengths) and tokens >= len(lengths) * max(lengths):
+        assert len(groups) == 1
+
+
+def test_a_token_budget_regroups_the_same_clips():
+    encoder = tiny_backbone().encoder()
+    clips = [plane_clip(f"p{k}", num_views=1 + k % 3) for k in range(6)]
+    lengths = [encoder.length(clip) for clip in clips]
+    assert lengths == [encoder([clip]).labels.shape[1] for clip in clips]
+
+    class Some:
+        def clip(self, index):
+            return clips[index % 6]
+
+    budget = 2 * sorted(lengths)[2]  # two of the middling ones, but not two of the longest
+    (batches,) = step_batches(
+        ClipStream(Some(), None, 6),
+        encoder,
+        first_step=0,
+        steps=1,
+        micro_batch=6,
+        max_tokens=budget,
+    )
+    assert sorted(name for batch in batches for name in batch.clip_ids) == [
+        f"p{k}" for k in range(6)
+    ]
+    assert all(batch.labels.numel() <= budget for batch in batches)
+    assert len({len(batch.clips) for batch in batches}) > 1
