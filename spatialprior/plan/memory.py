@@ -58,7 +58,6 @@ def memory_of(
     targets: float,
     sharding: str,
     gpus: int,
-    accumulates: bool,
 ) -> dict[str, float]:
     """Kind -> bytes on one GPU at the fullest moment of a step.
 
@@ -68,7 +67,6 @@ def memory_of(
         targets: Bytes of the priors' targets of a step's micro-batches on one GPU: they are made up front.
         sharding: As in ``scale``: ``none`` (DDP on several GPUs), ``fsdp2``, ``zero2`` or ``zero3``.
         gpus: Processes.
-        accumulates: Whether a step has more than one micro-batch.
     """
     sharded = gpus if sharding != "none" else 1
     whole = sharding in ("none", "zero2")  # weights are on every GPU
@@ -82,11 +80,8 @@ def memory_of(
         # DeepSpeed keeps moments and a copy of the weights in float32.
         kinds["optimiser, AdamW's moments"] += MOMENTS * weights.master / (2 * sharded)
         kinds["optimiser, float32 copies"] = weights.master / sharded
-    # FSDP2 exchanges gradients after a step's last micro-batch: until then each GPU sums up whole ones.
-    summed_whole = sharding == "none" or (sharding == "fsdp2" and accumulates)
     # Whole gradients are counted by the meter, at the moment that is fullest.
-    gradients = cost.memory.get(GRADIENTS, 0.0)
-    kinds[GRADIENTS] = gradients if summed_whole else gradients / gpus
+    kinds[GRADIENTS] = cost.memory.get(GRADIENTS, 0.0) / sharded
     if sharding == "none" and gpus > 1:
         kinds["DDP's buckets"] = float(weights.trained)
     elif sharding in ("fsdp2", "zero3"):

@@ -178,7 +178,6 @@ class Planner:
                 targets=targets / self.gpus,
                 sharding=hardware.sharding,
                 gpus=self.gpus,
-                accumulates=self.accumulates(hardware),
             )
             for cost in costs.values()
         ]

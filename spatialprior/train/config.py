@@ -67,8 +67,8 @@ class ScaleConfig:
     Attributes:
         device: ``auto`` takes a CUDA device where there is one.
         micro_batch: Clips per device and forward pass; gradients accumulate up to the global batch.
-        max_tokens: Tokens of a forward pass, padding included, for clips of unlike length; ``micro_batch`` is an
-            upper bound then. 0 for no such limit.
+        max_tokens: Tokens of a forward pass, padding included, for clips of unlike length; ``micro_batch`` is
+            an upper bound then. 0 for no such limit.
         mixed_precision: ``bf16`` computes in bfloat16 where the device supports it; weights stay as they are.
         gradient_checkpointing: Recompute layers in the backward pass; ``reentrant`` or ``nonreentrant``.
         compile: ``torch.compile`` on the decoder layers.
