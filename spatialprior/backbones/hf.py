@@ -20,11 +20,20 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from spatialprior.backbones import lora
 from spatialprior.backbones.chat_encoder import ChatEncoder
 from spatialprior.backbones.hooks import edit_visual, store_input, store_output
+from spatialprior.backbones.loading import (
+    check_attention,
+    load_weights,
+    read_config,
+)
 from spatialprior.backbones.lockstep import BlankVisuals
 from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.sites import VISUAL_TOKENS, Site, Taps, parse_residual
+
+
+class ContextLengthError(ValueError):
+    """A clip has more tokens than the model's context. The message is one line."""
 
 
 class HFBackbone(Backbone):
@@ -57,17 +66,22 @@ class HFBackbone(Backbone):
     @classmethod
     def load(cls, config: HFConfig) -> Self:
         """Load weights and processor (offline when ``path`` is ``nano`` or a folder)."""
-        folder = cls.nano_folder() if config.path == "nano" else config.path
-        hf = cls.model_class.from_pretrained(
-            folder,
-            revision=config.revision,
-            attn_implementation=config.attention,
-            dtype=getattr(torch, config.dtype),
-        )
+        folder = cls._folder(config)
+        hf = load_weights(cls.model_class, folder, config)
         processor = AutoProcessor.from_pretrained(folder, revision=config.revision)
         if config.max_pixels is not None:
             cls.limit_pixels(processor, config.max_pixels)
         return cls(hf, processor, config)._prepared()
+
+    @classmethod
+    def check(cls, config: HFConfig) -> None:
+        """Raise :class:`BackboneError` for what is wrong with ``config``, without loading a weight."""
+        read_config(cls.model_class, cls._folder(config), config.revision)
+        check_attention(config.attention)
+
+    @classmethod
+    def _folder(cls, config: HFConfig) -> str:
+        return str(cls.nano_folder()) if config.path == "nano" else config.path
 
     @classmethod
     def on_meta(cls, hf_config: Any, config: HFConfig) -> Self:
@@ -209,6 +223,7 @@ class HFBackbone(Backbone):
         edits: Mapping[Site, Sequence[Edit]] | None = None,
     ) -> BackboneOutput:
         inputs = dict(batch.inputs)
+        self._check_length(batch)
         if batch.branches is not None:
             attention = str(self.hf.config._attn_implementation)
             if attention not in ("sdpa", "eager"):
@@ -225,6 +240,24 @@ class HFBackbone(Backbone):
             if zero is not None:
                 hidden = hidden + zero.to(hidden.dtype)
         return BackboneOutput(hidden=hidden, taps=taps)
+
+    def _check_length(self, batch: ClipBatch) -> None:
+        """Beyond the context positions were never trained, and nothing else would say so."""
+        limit = int(self.hf.config.get_text_config().max_position_embeddings)
+        if batch.labels.shape[1] <= limit:
+            return
+        lengths = batch.inputs["attention_mask"].sum(1)
+        if batch.branches is not None:  # branches lie beside each other
+            shared = (batch.branches == 0).sum(1)
+            last = range(1, int(batch.branches.max()) + 1)
+            lengths = shared + torch.stack([(batch.branches == k).sum(1) for k in last]).amax(0)
+        longest = int(lengths.argmax())
+        if int(lengths[longest]) > limit:
+            raise ContextLengthError(
+                f"clip {batch.clip_ids[longest]} has {int(lengths[longest])} tokens, and this model's context "
+                f"{limit}: take fewer frames a clip, smaller ones (backbone.max_pixels, the data's max_side) "
+                "or fewer turns"
+            )
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.hf.get_output_embeddings()(hidden)

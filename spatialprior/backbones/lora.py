@@ -36,16 +36,37 @@ class LoraOptions:
     dropout: float = 0.0
     targets: tuple[str, ...] = ("attention", "mlp")
 
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"backbone.lora.rank={self.rank}: must be at least 1")
+        check_roles(self.targets)
+
+
+class LoraTargetError(ValueError):
+    """LoRA is asked for on parts that the decoder does not have. The message is one line."""
+
+
+def check_roles(roles: Iterable[str]) -> None:
+    """Raise :class:`LoraTargetError` for a role that does not exist, or for none."""
+    roles = list(roles)
+    if unknown := [role for role in roles if role not in ROLES]:
+        raise LoraTargetError(
+            f"backbone.lora.targets: unknown target {unknown[0]!r}; choose from {', '.join(ROLES)}"
+        )
+    if not roles:
+        raise LoraTargetError(
+            f"backbone.lora.targets=[] adapts nothing; choose from {', '.join(ROLES)}, or backbone.lora=null"
+        )
+
 
 def target_names(model: nn.Module, layers: nn.ModuleList, roles: Iterable[str]) -> list[str]:
     """Full names of the linear maps that play ``roles`` inside ``layers``.
 
     Raises:
-        ValueError: A role is unknown, or no module plays it.
+        LoraTargetError: A role is unknown, or no module plays it.
     """
     roles = list(roles)
-    if unknown := [role for role in roles if role not in ROLES]:
-        raise ValueError(f"unknown LoRA target {unknown[0]!r}: choose from {', '.join(ROLES)}")
+    check_roles(roles)
     leaf_names = {leaf for role in roles for leaf in ROLES[role]}
     inside = {id(module) for module in layers.modules()}
     names = [
@@ -56,8 +77,9 @@ def target_names(model: nn.Module, layers: nn.ModuleList, roles: Iterable[str]) 
         and name.rsplit(".", 1)[-1] in leaf_names
     ]
     if not names:
-        raise ValueError(
-            f"no linear map named {', '.join(sorted(leaf_names))} in the decoder layers"
+        raise LoraTargetError(
+            f"no linear map named {', '.join(sorted(leaf_names))} in the decoder layers of "
+            f"{type(model).__name__}"
         )
     return names
 

@@ -27,8 +27,8 @@ class HFConfig:
 
     path: str = "nano"
     revision: str | None = None
-    attention: str = "sdpa"
-    dtype: str = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     max_pixels: int | None = None
     freeze_vision: bool = False
     lora: LoraOptions | None = None

@@ -12,6 +12,9 @@ EXIT_USAGE = 2
 EXIT_FAILED = 1
 
 _EXPECTED = (
+    ("spatialprior.backbones.hf", "ContextLengthError"),
+    ("spatialprior.backbones.loading", "BackboneError"),
+    ("spatialprior.backbones.lora", "LoraTargetError"),
     ("spatialprior.core.injector", "MissingClipFieldError"),
     ("spatialprior.core.sites", "SiteError"),
     ("spatialprior.core.terms", "NonFiniteLossError"),

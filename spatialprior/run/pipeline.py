@@ -37,6 +37,7 @@ from spatialprior.run.arms import CONTROL, MAIN, Arm, arms_of
 from spatialprior.run.compose import RECIPE_FILE, save_run
 from spatialprior.run.environment import commit, hardware
 from spatialprior.run.errors import RunError
+from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
 from spatialprior.run.schema import Component, RunConfig, plain
 from spatialprior.run.stages import Stages
@@ -63,7 +64,7 @@ def run(config: RunConfig) -> int:
     try:
         report = Pipeline(config, folder, accelerator).run()
     except BaseException as error:
-        raise processes.failed(folder, error)  # noqa: B904 (mostly the same error)
+        raise processes.failed(folder, explained(error, config))  # noqa: B904 (mostly the same error)
     if processes.first:
         print()
         print(summary(report))
@@ -229,6 +230,25 @@ class Pipeline:
             )
         if self.config.mode == "train":
             self._check_sources()
+            self._check_backbone()
+
+    def _check_backbone(self) -> None:
+        """The checkpoint is there and of the family; weights suit the device and what trains them."""
+        cls, settings = self.config.backbone.cls, self.config.backbone.settings
+        if hasattr(cls, "check"):
+            cls.check(settings)
+        if getattr(settings, "dtype", "float32") != "bfloat16":
+            return
+        on_gpu = self.accelerator.device.type == "cuda"
+        if on_gpu and not torch.cuda.is_bf16_supported():
+            raise RunError(
+                "backbone.dtype=bfloat16, but this GPU has no bfloat16; use backbone.dtype=float32"
+            )
+        if getattr(settings, "lora", None) is None:
+            raise RunError(
+                "backbone.dtype=bfloat16 with all weights trained: AdamW's small steps vanish in bfloat16; use "
+                "backbone.dtype=float32 with scale.mixed_precision=bf16, or LoRA (lora=rank_128)"
+            )
 
     def _check_sources(self) -> None:
         """Sources list their files, and the benchmark meets the source that it scores, before weights load."""

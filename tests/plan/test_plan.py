@@ -103,6 +103,7 @@ def test_a_plan_of_the_paper_needs_no_data_no_weights_and_counts_the_modules(pap
     assert plan.gpus == 8 and plan.fits
 
 
+@pytest.mark.slow
 def test_frozen_weights_skip_their_gradients_and_checkpoints_run_the_decoder_again(planner):
     dealt = (("geometry", 1),)
     kept = planner.cost(dealt, SMALL, 1.0)
@@ -129,6 +130,7 @@ def test_sharding_divides_weights_and_moments(planner):
     assert sum(shared.values()) < sum(alone.values())
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_what_would(monkeypatch):
     monkeypatch.setitem(GPUS, "tiny", Gpu("tiny", 1.0, 0.06, "made up"))
     plan = plan_run(run("plan.gpu=tiny"))

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from spatialprior.run.compose import compose_run
 from spatialprior.run.errors import RunError
+from spatialprior.run.pipeline import Pipeline
 from spatialprior.run.processes import FAILURE_FILE, Processes
 from spatialprior.run.stages import Stages
 
@@ -49,7 +51,7 @@ def launch(program: list[str], arguments: list[str]) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("how", ["raise", "kill"])
+@pytest.mark.parametrize("how", ["raise", pytest.param("kill", marks=pytest.mark.slow)])
 def test_a_crash_of_one_process_ends_the_run_and_names_the_cause(how, world):
     failed = launch([str(HERE / "failing_worker.py"), how], world)
     assert failed.returncode != 0
@@ -73,13 +75,6 @@ def test_a_crash_of_one_process_ends_the_run_and_names_the_cause(how, world):
     }
     assert not (folder / FAILURE_FILE).exists()
     assert (folder / "report.html").exists()
-
-
-def test_clips_that_do_not_divide_are_told_before_any_weight_loads(world):
-    failed = launch(["-m", "spatialprior.run"], [*world, "trainer.clips_per_step=3"])
-    assert failed.returncode != 0
-    assert "trainer.clips_per_step=3 does not divide among 2 processes" in failed.stderr
-    assert "Loading weights" not in failed.stderr
 
 
 # --- without a launch ---------------------------------------------------------------------------
@@ -113,3 +108,11 @@ def test_a_folder_that_another_node_does_not_see(tmp_path):
 def test_a_single_process_keeps_its_own_error(tmp_path):
     error = ValueError("x")
     assert Processes().failed(tmp_path, error) is error and not list(tmp_path.iterdir())
+
+
+def test_clips_that_do_not_divide_are_told_before_any_weight_loads(world, tmp_path, monkeypatch):
+    config = compose_run([*world, "trainer.clips_per_step=3", "backbone.path=/no/such/model"])
+    pipeline = Pipeline(config, tmp_path)
+    pipeline.processes = Processes(0, 2)
+    with pytest.raises(RunError, match="clips_per_step=3 does not divide among 2 processes"):
+        pipeline.run()

@@ -12,6 +12,7 @@ pytest.importorskip("submitit")
 ROOMS = ["train_rooms=4", "val_rooms=2", "test_rooms=2", "frames_per_room=4", "window=3"]
 
 
+@pytest.mark.slow
 def test_two_local_tasks_make_one_run(tmp_path, nano_folder, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     settings = [
