@@ -1,6 +1,6 @@
 """Weak scaling of the training step: two processes (DDP, gloo) with twice the clips against one with its own.
 
-One thread a process. Two things are reported: the time of a step of one process alone over that of two together,
+One thread a process. Two things are reported: a step's time of one process alone over that of two together,
 and the same where the other process is busy with an independent training. On a machine whose two cores share
 memory, caches or a physical core the second is what two processes *could* reach; only the rest is ours.
 

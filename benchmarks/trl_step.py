@@ -26,7 +26,7 @@ from datasets import Dataset
 from train_step import load, trainer_loop
 from transformers import AutoProcessor, TrainerCallback
 
-from spatialprior.backbones.qwen2_5_vl import nano_folder
+from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
 from spatialprior.core.batch import ClipBatch
 from spatialprior.data.rooms.dataset import Rooms
 from spatialprior.data.stream import ClipStream
@@ -71,11 +71,11 @@ class TrlLoop(TrainerCallback):
             return {**batch.inputs, "labels": batch.labels}
 
         self.trainer = trl.SFTTrainer(
-            model=load(str(nano_folder())).hf.train(),
+            model=load("nano").hf.train(),
             args=config,
             train_dataset=rows,
             data_collator=collate,
-            processing_class=AutoProcessor.from_pretrained(nano_folder()),
+            processing_class=AutoProcessor.from_pretrained(Qwen2_5VL.nano_folder()),
             callbacks=[self],
         )
         threading.Thread(target=self.trainer.train, daemon=True).start()

@@ -42,6 +42,7 @@ class HFBackbone(Backbone):
     Attributes:
         model_class: The stock class.
         encoder_class: The family's encoder.
+        adapted: Full names of the linear maps that carry LoRA.
     """
 
     Config: ClassVar[type[HFConfig]] = HFConfig
@@ -58,6 +59,7 @@ class HFBackbone(Backbone):
         super().__init__()
         self.hf = hf
         self._processor = processor
+        self.adapted: list[str] = []
         self._blank: BlankVisuals | None = None
         self.settings = self.Config() if settings is None else settings
 
@@ -123,7 +125,7 @@ class HFBackbone(Backbone):
             for module in self.vision:
                 module.requires_grad_(False)
         if config.lora is not None:
-            lora.inject(self.hf, self.decoder_layers, config.lora)
+            self.adapted = lora.inject(self.hf, self.decoder_layers, config.lora)
         return self
 
     @property
@@ -280,6 +282,20 @@ class HFBackbone(Backbone):
 
     def set_lockstep(self, on: bool) -> None:
         self._blank = BlankVisuals(self.encoder()) if on else None
+
+    def unmet(self) -> list[nn.Parameter]:
+        decoder = {id(p) for p in self.decoder.parameters()}
+        decoder |= {id(p) for p in self.hf.get_output_embeddings().parameters()}
+        visual = [p for p in self.hf.parameters() if p.requires_grad and id(p) not in decoder]
+        if not visual:
+            return []
+        zero = (self._blank or BlankVisuals(self.encoder())).zero(
+            self.hf.base_model, {"input_ids": torch.zeros(1, 1, device=visual[0].device)}
+        )
+        if zero is None:
+            return visual
+        met = torch.autograd.grad(zero, visual, allow_unused=True)
+        return [p for p, gradient in zip(visual, met, strict=True) if gradient is None]
 
     def set_gradient_checkpointing(self, kind: Checkpointing) -> None:
         """Recompute layers in the backward pass, or stop doing so. Takes effect in training mode.

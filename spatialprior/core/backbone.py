@@ -138,6 +138,10 @@ class Backbone(nn.Module):
         """Run the vision tower for batches without images too (see :meth:`SpatialModel.set_lockstep`)."""
 
     @abstractmethod
+    def unmet(self) -> list[nn.Parameter]:
+        """Weights that train and that no image or video meets, such as layers above the features used."""
+
+    @abstractmethod
     def set_gradient_checkpointing(self, kind: Checkpointing) -> None:
         """Recompute layers in the backward pass, or stop doing so. Takes effect in training mode."""
 

@@ -54,11 +54,11 @@ class Neighbourhoods:
     """Which tokens of a key frame lie within a radius of which, for ``P`` frame pairs.
 
     Attributes:
-        near: ``G N N`` bool, of ``G`` different grids.
+        table: ``G N K`` tokens near each token of ``G`` different grids, -1 where there are fewer.
         which: ``P`` the grid of each pair's key frame.
     """
 
-    near: Tensor
+    table: Tensor
     which: Tensor
 
     @classmethod
@@ -66,12 +66,16 @@ class Neighbourhoods:
         """Of grids ``P 2`` (rows, cols), padded to ``num_tokens``."""
         grids, which = torch.unique(grid, dim=0, return_inverse=True)
         centres = token_positions(grids, num_tokens)
-        distance = patch_distance(centres.unsqueeze(2), centres.unsqueeze(1), norm)
-        return cls(distance <= radius, which)
+        near = patch_distance(centres.unsqueeze(2), centres.unsqueeze(1), norm) <= radius
+        cells = torch.arange(num_tokens, device=grid.device)
+        near = near & (cells < grids.prod(-1, keepdim=True)).unsqueeze(1)
+        inside, table = near.byte().topk(int(near.sum(-1).max()), dim=-1)
+        return cls(table.masked_fill(inside == 0, -1), which)
 
     def weight(self, share: Tensor, token: Tensor, rows: slice) -> Tensor:
         """Sum of ``share`` (``p A N``) over the tokens near ``token`` (``p A``), of pairs ``rows``."""
-        return (share * self.near[self.which[rows, None], token]).sum(-1)
+        near = self.table[self.which[rows, None], token]
+        return share.gather(-1, near.clamp(min=0)).masked_fill(near < 0, 0).sum(-1)
 
 
 def best_match(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import yaml
@@ -45,9 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     except Exception as error:
-        if is_expected(error):
-            return report(error)
-        raise
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not is_expected(error):
+            if not several:
+                raise
+            traceback.print_exc()
+        code = report(error) if is_expected(error) else 1
+        if several:  # unwinding would wait for collective operations that the others never join
+            sys.stderr.flush()
+            os._exit(code)
+        return code
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ def explained(error: BaseException, config: RunConfig) -> BaseException:
         ways.append("scale.mixed_precision=bf16")
     if scale.sharding == "none":
         ways.append("more GPUs with scale=8gpu_fsdp2")
+    others = ["fewer or smaller frames in data and instruction"]
     if getattr(config.backbone.settings, "lora", None) is None:
-        ways.append("lora=rank_128")
-    ways.append("fewer or smaller frames in data and instruction")
+        others.insert(0, "lora=rank_128")
+    same = f"{'; '.join(ways)} (resume=RUN_FOLDER takes these along); " if ways else ""
     return RunError(
-        f"out of memory. In this order: {'; '.join(ways)}. None changes the optimisation but the last two; "
-        "resume=RUN_FOLDER takes scale.* along, and mode=plan says before a run what fits "
-        f"({one_line(error)[:160]})"
+        f"out of memory. Lower, in this order: {same}then what makes it another run: {'; '.join(others)}. "
+        f"mode=plan says beforehand what fits ({one_line(error)[:160]})"
     )
 
 

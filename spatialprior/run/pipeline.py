@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -31,7 +33,7 @@ from spatialprior.export import export_model
 from spatialprior.model import SpatialModel, check_prior_names
 from spatialprior.registry import DATASETS
 from spatialprior.report.html import write_html
-from spatialprior.report.schema import write_report
+from spatialprior.report.schema import write_report, write_text
 from spatialprior.report.summary import summary
 from spatialprior.run.arms import CONTROL, MAIN, Arm, arms_of
 from spatialprior.run.compose import RECIPE_FILE, save_run
@@ -149,7 +151,18 @@ class Pipeline:
         if self.processes.first:
             name = f"{self.config.recipe}/{arm.name}"
             tracker = open_tracker(self.config.wandb, arm.folder, name)
-        return dataclasses.asdict(self._trainer(arm, tracker).run())
+        trainer = self._trainer(arm, tracker)
+        if self.processes.first:
+            _tell_adapted(trainer.model.backbone, arm.folder)
+        try:
+            return dataclasses.asdict(trainer.run())
+        finally:
+            if tracker is not None:
+                tracker.finish()  # the next arm has a run of its own
+            del trainer
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _export(self, arm: Arm) -> dict[str, Any]:
         trainer = self._trainer(arm)
@@ -413,6 +426,18 @@ def _parts(source: Component | None) -> list[Component]:
 def _has_short_answers(source: Component) -> bool:
     """Whether a source asks questions that a benchmark can score."""
     return source.cls.has_questions and not getattr(source.cls, "free_form", False)
+
+
+def _tell_adapted(backbone: Any, folder: Path) -> None:
+    """Which linear maps carry LoRA: by name on the terminal, in full in ``lora_targets.txt``."""
+    adapted: list[str] = getattr(backbone, "adapted", [])
+    if not adapted:
+        return
+    leaves = Counter(name.rpartition(".")[2] for name in adapted)
+    counted = ", ".join(f"{count} {leaf}" for leaf, count in leaves.items())
+    path = folder / "lora_targets.txt"
+    write_text(path, "\n".join(adapted) + "\n")
+    tqdm.write(f"LoRA on {len(adapted)} linear maps of the decoder: {counted} (each in {path})")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ result on disk rather than in a collective, which would time out during a long p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from spatialprior.run.errors import RunError, one_line
+from spatialprior.run.errors import RunError, is_expected, one_line
 
 T = TypeVar("T")
 
@@ -132,17 +133,20 @@ def _record(folder: Path, rank: int, error: BaseException) -> None:
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
             json.dump(failure, file)
         try:
-            os.link(file.name, folder / FAILURE_FILE)
-        except FileExistsError:
-            pass
+            os.link(file.name, folder / FAILURE_FILE)  # whole at once, and only if none is there
         finally:
             os.unlink(file.name)
-    except OSError:
-        return  # the folder is gone or full: the message on stderr must do
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links, or full: the message on stderr must do then
+        with contextlib.suppress(OSError), (folder / FAILURE_FILE).open("x") as plain:
+            json.dump(failure, plain)
 
 
 def _is_broken_exchange(error: BaseException) -> bool:
     """Whether a collective operation broke off, as it does when another process has died."""
+    if is_expected(error):
+        return False
     module = type(error).__module__
     text = str(error)
     return isinstance(error, RuntimeError) and (

@@ -35,7 +35,8 @@ class SlurmRun:
         """One process of the run."""
         from submitit.helpers import TorchDistributedEnvironment
 
-        TorchDistributedEnvironment().export(overwrite=True)
+        # Every task sees all devices of its node and takes the one of its local rank, as under torchrun.
+        TorchDistributedEnvironment().export(overwrite=True, set_cuda_visible_devices=False)
         os.environ["LOCAL_WORLD_SIZE"] = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
         from spatialprior.run.__main__ import main
 
@@ -63,7 +64,9 @@ def submit(arguments: argparse.Namespace, settings: Sequence[str]) -> tuple[Any,
 
     folder = run_folder(compose_run(list(settings))).resolve()
     executor = submitit.AutoExecutor(folder / "slurm", cluster=arguments.cluster)
-    on_slurm = {"slurm_partition": arguments.partition} if arguments.partition else {}
+    on_slurm: dict[str, Any] = {"slurm_srun_args": ["--kill-on-bad-exit=1"]}
+    if arguments.partition:
+        on_slurm["slurm_partition"] = arguments.partition
     executor.update_parameters(
         name=folder.parent.name,
         nodes=arguments.nodes,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from spatialprior.model import SpatialModel
 from spatialprior.train.config import ScaleConfig, TrainerConfig
@@ -31,7 +33,17 @@ def make_accelerator(scale: ScaleConfig) -> Accelerator:
         raise HardwareError(
             "scale.mixed_precision=bf16, but this GPU has no bfloat16; use mixed_precision=no"
         )
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=scale.mixed_precision)
+    # Long enough for one process to write a large checkpoint while the others wait in the next step.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    accelerator = Accelerator(
+        cpu=on_cpu, mixed_precision=scale.mixed_precision, kwargs_handlers=[patience]
+    )
+    kind = accelerator.distributed_type
+    if kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise HardwareError(
+            f"the launcher's configuration asks accelerate for {kind.value}, but sharding is a setting of the "
+            "run here: start with torchrun, or 'accelerate launch --multi_gpu', and set scale.sharding"
+        )
     if scale.sharding != "none" and accelerator.num_processes == 1:
         raise HardwareError(
             f"scale.sharding={scale.sharding} shares a model out among processes, and this run has one: "
@@ -50,6 +62,12 @@ def make_engine(
     """The engine that ``scale`` asks for, around ``model``."""
     if accelerator.num_processes == 1:
         return Engine(model, config, accelerator)
+    vision = (p for part in model.backbone.vision for p in part.parameters())
+    if scale.gradient_checkpointing == "reentrant" and any(p.requires_grad for p in vision):
+        raise HardwareError(
+            "scale.gradient_checkpointing=reentrant does not go with several processes that train the vision "
+            "tower; use nonreentrant, or backbone.freeze_vision=true"
+        )
     if scale.sharding == "fsdp2":
         from spatialprior.train.fsdp import FullySharded
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -52,8 +53,9 @@ class Checkpoints:
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in engine.trainable().items():
-            tensors = {key: tensor.cpu() for key, tensor in engine.read(parameter).items()}
+            whole = engine.read(parameter)
             if engine.accelerator.is_main_process:
+                tensors = {key: tensor.cpu() for key, tensor in whole.items()}
                 weights[name] = tensors.pop("value").contiguous()
                 moments |= {f"{name}/{key}": t.contiguous() for key, t in tensors.items()}
         if engine.accelerator.is_main_process:
@@ -90,7 +92,11 @@ class Checkpoints:
         Raises:
             CheckpointError: Its settings or its tensors differ from this run's.
         """
-        if (latest := self._latest()) is None:
+        # The first process decides: a network file system may show the others an older state.
+        box = [self._latest()]
+        if engine.accelerator.num_processes > 1:
+            broadcast_object_list(box)
+        if (latest := box[0]) is None:
             return 0
         trainable = engine.trainable()
         with _opened(latest / _WEIGHTS, trainable, latest) as weights:

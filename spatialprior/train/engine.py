@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.terms import LossTerm
@@ -72,6 +73,21 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def drop_untouched(self) -> None:
+        """Forget gradients that are zero in every process, of weights that no clip of the step met.
+
+        A single process has none there, and AdamW leaves such weights alone.
+        """
+        touched = [p for p in self.trainable().values() if p.grad is not None]
+        if self.accelerator.num_processes == 1 or not touched:
+            return
+        flags = torch.stack([_local(p.grad).any().float() for p in touched if p.grad is not None])
+        for parameter, flag in zip(
+            touched, self.accelerator.reduce(flags, "sum").tolist(), strict=True
+        ):
+            if not flag:
+                parameter.grad = None
+
     # --- state ----------------------------------------------------------------------------
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -96,19 +112,21 @@ class Engine:
 
 
 class DataParallel(Engine):
-    """Several processes, each with all weights: torch's ``DistributedDataParallel`` through accelerate."""
+    """Several processes, each with all weights: torch's ``DistributedDataParallel``.
+
+    Not through ``accelerator.prepare``, which would keep every arm's model alive until the run ends.
+    """
 
     def _distribute(self, config: TrainerConfig) -> None:
         self.model.set_lockstep(True)
-        self._module = self.accelerator.prepare_model(self.model)
+        device = self.accelerator.device
+        on_gpu = device.type == "cuda"
+        self._module = DistributedDataParallel(
+            self.model, device_ids=[device.index] if on_gpu else None
+        )
         self.optimizer = make_optimizer(self.model, config)
-        # DDP waits for a gradient of every weight. Vision towers have some that no forward pass meets (layers
-        # above the one whose features are used, line breaks between tiles).
-        met = {id(p) for block in self.model.backbone.blocks() for p in block.parameters()}
-        met |= {id(p) for p in self.model.priors.parameters()}
-        vision = {id(p) for part in self.model.backbone.vision for p in part.parameters()}
-        rest = self.trainable().values()
-        self._spare = [p for p in rest if id(p) in vision or (id(p) not in met and p.ndim == 1)]
+        # DDP waits for a gradient of every weight, also of those that no forward pass meets.
+        self._spare = self.model.backbone.unmet()
 
     def backward(self, loss: Tensor) -> None:
         if self._spare:
@@ -116,19 +134,26 @@ class DataParallel(Engine):
             loss = loss + nothing.sum()
         super().backward(loss)
 
+    def update(self, limit: float) -> float:
+        for parameter in self._spare:
+            parameter.grad = None  # or weight decay would shrink them
+        return super().update(limit)
+
     @contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:
-        if last:
+        with nullcontext() if last else self._module.no_sync():
             yield
-        else:
-            with self.accelerator.no_sync(self._module):
-                yield
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor put together again (all processes at once); others as they are."""
     full = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
 
 
 def like(tensor: Tensor, parameter: nn.Parameter) -> Tensor:

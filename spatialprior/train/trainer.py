@@ -18,7 +18,7 @@ from tqdm import tqdm
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.terms import NonFiniteLossError, check_finite, total_loss
 from spatialprior.data.stream import ClipStream, step_batches
-from spatialprior.model import SpatialModel
+from spatialprior.model import LANGUAGE_TERM, SpatialModel
 from spatialprior.train.accelerator import make_engine
 from spatialprior.train.checkpoint import Checkpoints
 from spatialprior.train.config import ScaleConfig, TrainerConfig
@@ -151,11 +151,12 @@ class Trainer:
         contexts = [self.model.prepare(batch.to(device)) for batch in micro_batches]
         passes = self._most(len(micro_batches))
         counts: dict[str, float] = {}
-        live = {str(i): 0.0 for i in range(passes)}
+        live = {str(i): 0.0 for i in range(passes)} | {"images": 0.0}
         for i, (batch, context) in enumerate(zip(micro_batches, contexts, strict=True)):
             for name, n in self.model.counts(batch, context).items():
                 counts[name] = counts.get(name, 0.0) + n
             live[str(i)] = float(bool(self.model.injectors) or batch.has_labels)
+            live["images"] += float(batch.token_map.valid.any())
         counts, live = self._over_processes(counts), self._over_processes(live)
         alive = [i for i in range(passes) if live[str(i)]]
         sums = dict.fromkeys(counts, 0.0)
@@ -175,6 +176,8 @@ class Trainer:
                 weights[term.name] = term.weight
         norm = 0.0
         if alive:
+            if not (counts[LANGUAGE_TERM] and live["images"]):
+                engine.drop_untouched()
             norm = engine.update(self.config.grad_clip or float("inf"))
             if not math.isfinite(norm):
                 clips = ", ".join(name for batch in micro_batches for name in batch.clip_ids)

@@ -95,6 +95,9 @@ class Zero(Engine):
         self._module.step()
         return float(self._module.get_global_grad_norm())
 
+    def drop_untouched(self) -> None:
+        """Nothing: DeepSpeed's partitions mix weights, so decay reaches those that no clip met."""
+
     def read(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 

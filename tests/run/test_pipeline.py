@@ -153,3 +153,20 @@ def test_sft_on_clips_that_ask_nothing_is_refused(world, tmp_path):
     config = compose_run(["recipe=sft_qwen", *argv, "instruction=null", "eval=null"])
     with pytest.raises(RunError, match="add instruction=rooms"):
         Pipeline(config, tmp_path).run()
+
+
+def test_lora_says_what_it_adapts(world):
+    config = compose_run(
+        [
+            "recipe=gasp_qwen",
+            *world,
+            "control=none",
+            "eval=null",
+            "probe.test_clips=0",
+            "backbone.lora.rank=2",
+        ]
+    )
+    folder = run_folder(config)
+    Pipeline(config, folder).run()
+    names = (folder / "lora_targets.txt").read_text().split()
+    assert len(names) == 4 * 7 and all("language_model.layers." in name for name in names)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import ENGINES, SCENARIOS, STEPS, train
+from distributed_worker import ENGINES, SCENARIOS, STEPS, Clips, train
 from safetensors.torch import load_file
 
+from spatialprior.data.stream import ClipStream, step_batches
+from spatialprior.testing import tiny_backbone
 from spatialprior.train.log import read_log
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -82,6 +84,25 @@ def follows(mine: Path, theirs: Path) -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes_follow_one(name, two, one):
     follows(two / name, one(name))
+
+
+def test_processes_differ_in_their_passes_where_tokens_are_limited():
+    """Guards the scenario with LoRA, which is there for that too."""
+    scenario = SCENARIOS["ddp_lora"]
+    passes = set()
+    for rank in range(2):
+        (first,) = step_batches(
+            ClipStream(Clips(scenario.clips), None, 4),
+            tiny_backbone().encoder(),
+            first_step=0,
+            steps=1,
+            micro_batch=scenario.micro_batch,
+            max_tokens=scenario.max_tokens,
+            rank=rank,
+            ranks=2,
+        )
+        passes.add(len(first))
+    assert passes == {1, 2}
 
 
 @pytest.mark.slow
