@@ -22,6 +22,7 @@ _EXPECTED = (
     ("spatialprior.data.media.errors", "MediaPathError"),
     ("spatialprior.model", "PriorNameError"),
     ("spatialprior.plan.published", "PlanError"),
+    ("spatialprior.train.zero", "ZeroOrderError"),
     ("spatialprior.train.tracking", "TrackingError"),
     ("spatialprior.train.fsdp", "FullyShardedModelError"),
     ("spatialprior.train.checkpoint", "CheckpointError"),

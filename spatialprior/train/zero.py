@@ -11,10 +11,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from spatialprior.core.batch import ClipBatch
+from spatialprior.core.terms import LossTerm
 from spatialprior.model import SpatialModel
 from spatialprior.train.config import TrainerConfig
 from spatialprior.train.engine import Engine
 from spatialprior.train.optim import make_optimizer, set_rate
+
+_PIXELS = ("pixel_values", "pixel_values_videos")
+
+
+class ZeroOrderError(ValueError):
+    """A batch would make ZeRO-3's processes gather weights in different orders."""
 
 
 class Zero(Engine):
@@ -87,6 +95,19 @@ class Zero(Engine):
     def micro_batch(self, *, last: bool) -> Iterator[None]:
         self._module.set_gradient_accumulation_boundary(last)
         yield
+
+    def forward(self, batch: ClipBatch, context: Mapping[str, Any]) -> list[LossTerm]:
+        video = (
+            getattr(getattr(self.model.backbone, "settings", None), "frames", "images") == "video"
+        )
+        usual = {"pixel_values_videos" if video else "pixel_values"}
+        if self._stage == 3 and {key for key in batch.inputs if key in _PIXELS} != usual:
+            raise ZeroOrderError(
+                f"clips {', '.join(batch.clip_ids)} have no {'video' if video else 'image'}, or both kinds: under "
+                "scale.sharding=zero3 processes would gather weights in different orders and hang; use "
+                "scale.sharding=fsdp2, which takes such clips"
+            )
+        return super().forward(batch, context)
 
     def backward(self, loss: Tensor) -> None:
         self._module.backward(loss * self.accelerator.num_processes)
