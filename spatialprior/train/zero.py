@@ -103,8 +103,8 @@ class Zero(Engine):
         usual = {"pixel_values_videos" if video else "pixel_values"}
         if self._stage == 3 and {key for key in batch.inputs if key in _PIXELS} != usual:
             raise ZeroOrderError(
-                f"clips {', '.join(batch.clip_ids)} have no {'video' if video else 'image'}, or both kinds: under "
-                "scale.sharding=zero3 processes would gather weights in different orders and hang; use "
+                f"clips {', '.join(batch.clip_ids)} have no {'video' if video else 'image'}, or both kinds: "
+                "under scale.sharding=zero3 processes would gather weights in different orders and hang; use "
                 "scale.sharding=fsdp2, which takes such clips"
             )
         return super().forward(batch, context)
