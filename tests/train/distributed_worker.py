@@ -56,7 +56,7 @@ SCENARIOS = {
         "no_answer_anywhere": {"clips": "mute", "layers": (1,)},
         "one_rank_without_images": {"clips": "text", "kind": "llava_next_video"},
     }.items()
-    # DeepSpeed's partitions mix weights, so that decay reaches those that nothing met; ZeRO-3 refuses text alone.
+    # DeepSpeed's partitions mix weights: decay reaches those that nothing met. ZeRO-3 refuses text alone.
     if (name, variant)
     not in (
         ("zero2", "no_answer_anywhere"),
