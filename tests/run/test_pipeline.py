@@ -161,7 +161,6 @@ def test_lora_says_what_it_adapts(world):
             "recipe=gasp_qwen",
             *world,
             "control=none",
-            "eval=null",
             "probe.test_clips=0",
             "backbone.lora.rank=2",
         ]
