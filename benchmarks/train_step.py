@@ -26,7 +26,7 @@ import paired
 import torch
 import transformers
 
-from spatialprior.backbones.hf import branch_mask
+from spatialprior.backbones.branches import branch_mask
 from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.injector import PriorInjector

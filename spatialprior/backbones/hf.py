@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from spatialprior.backbones import lora
+from spatialprior.backbones.branches import branch_mask, check_length
 from spatialprior.backbones.chat_encoder import ChatEncoder
 from spatialprior.backbones.hooks import edit_visual, store_input, store_output
 from spatialprior.backbones.loading import (
@@ -30,10 +31,6 @@ from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.sites import VISUAL_TOKENS, Site, Taps, parse_residual
-
-
-class ContextLengthError(ValueError):
-    """A clip has more tokens than the model's context. The message is one line."""
 
 
 class HFBackbone(Backbone):
@@ -225,7 +222,7 @@ class HFBackbone(Backbone):
         edits: Mapping[Site, Sequence[Edit]] | None = None,
     ) -> BackboneOutput:
         inputs = dict(batch.inputs)
-        self._check_length(batch)
+        check_length(batch, int(self.hf.config.get_text_config().max_position_embeddings))
         if batch.branches is not None:
             attention = str(self.hf.config._attn_implementation)
             if attention not in ("sdpa", "eager"):
@@ -242,24 +239,6 @@ class HFBackbone(Backbone):
             if zero is not None:
                 hidden = hidden + zero.to(hidden.dtype)
         return BackboneOutput(hidden=hidden, taps=taps)
-
-    def _check_length(self, batch: ClipBatch) -> None:
-        """Beyond the context positions were never trained, and nothing else would say so."""
-        limit = int(self.hf.config.get_text_config().max_position_embeddings)
-        if batch.labels.shape[1] <= limit:
-            return
-        lengths = batch.inputs["attention_mask"].sum(1)
-        if batch.branches is not None:  # branches lie beside each other
-            shared = (batch.branches == 0).sum(1)
-            last = range(1, int(batch.branches.max()) + 1)
-            lengths = shared + torch.stack([(batch.branches == k).sum(1) for k in last]).amax(0)
-        longest = int(lengths.argmax())
-        if int(lengths[longest]) > limit:
-            raise ContextLengthError(
-                f"clip {batch.clip_ids[longest]} has {int(lengths[longest])} tokens, and this model's context "
-                f"{limit}: take fewer frames a clip, smaller ones (backbone.max_pixels, the data's max_side) "
-                "or fewer turns"
-            )
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.hf.get_output_embeddings()(hidden)
@@ -379,30 +358,6 @@ class HFBackbone(Backbone):
         stock.generation_config = self.hf.generation_config
         stock.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-
-
-def branch_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask of packed questions, ``B 1 S S``: 0 where seen, the lowest number where not.
-
-    A token sees earlier prefix tokens and earlier tokens of its own branch. Padding sees itself only,
-    so that no row of the softmax is empty.
-    """
-    length = branches.shape[1]
-    query, key = branches.unsqueeze(2), branches.unsqueeze(1)
-    causal = torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
-    seen = causal & (key != -1) & ((key == 0) | (key == query))
-    seen |= torch.eye(length, dtype=torch.bool, device=branches.device)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=branches.device)
-    return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
-
-
-def place_in_branch(branches: Tensor) -> Tensor:
-    """``B S``, how many tokens of its own branch come before each token of a branch; 0 elsewhere."""
-    place = torch.zeros_like(branches)
-    for k in range(1, int(branches.max()) + 1):
-        member = branches == k
-        place += member * (member.cumsum(1) - 1)
-    return place
 
 
 def _base_weight(module: nn.Module) -> Tensor:

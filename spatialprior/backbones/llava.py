@@ -13,8 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from spatialprior.backbones.branches import place_in_branch
 from spatialprior.backbones.chat_encoder import ChatEncoder
-from spatialprior.backbones.hf import HFBackbone, place_in_branch
+from spatialprior.backbones.hf import HFBackbone
 from spatialprior.core.batch import ClipBatch
 
 Box = tuple[float, float, float, float]

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from spatialprior.backbones.branches import place_in_branch
 from spatialprior.backbones.chat_encoder import FPS, ChatEncoder
-from spatialprior.backbones.hf import HFBackbone, place_in_branch
+from spatialprior.backbones.hf import HFBackbone
 from spatialprior.backbones.settings import Frames, HFConfig
 from spatialprior.backbones.visuals import ViewGrid, full_box
 from spatialprior.core.batch import ClipBatch

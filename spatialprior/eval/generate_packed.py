@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spatialprior.backbones.hf import HFBackbone, branch_mask
+from spatialprior.backbones.branches import branch_mask
+from spatialprior.backbones.hf import HFBackbone
 from spatialprior.core.backbone import Backbone
 from spatialprior.core.clip import MultiViewClip
 

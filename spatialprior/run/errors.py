@@ -12,7 +12,7 @@ EXIT_USAGE = 2
 EXIT_FAILED = 1
 
 _EXPECTED = (
-    ("spatialprior.backbones.hf", "ContextLengthError"),
+    ("spatialprior.backbones.branches", "ContextLengthError"),
     ("spatialprior.backbones.loading", "BackboneError"),
     ("spatialprior.backbones.lora", "LoraTargetError"),
     ("spatialprior.core.injector", "MissingClipFieldError"),

@@ -7,8 +7,6 @@ import gc
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +17,6 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from spatialprior.core.clip import MultiViewClip
-from spatialprior.core.injector import MissingClipFieldError
 from spatialprior.core.intervals import paired_interval
 from spatialprior.data.dataset import ClipDataset
 from spatialprior.data.stream import ClipStream
@@ -30,18 +27,18 @@ from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
 from spatialprior.eval.evaluator import evaluate, load_exported
 from spatialprior.export import export_model
-from spatialprior.model import SpatialModel, check_prior_names
-from spatialprior.registry import DATASETS
+from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import write_report, write_text
 from spatialprior.report.summary import summary
 from spatialprior.run.arms import CONTROL, MAIN, Arm, arms_of
+from spatialprior.run.checks import benchmark_of, check_run
 from spatialprior.run.compose import RECIPE_FILE, save_run
 from spatialprior.run.environment import commit, hardware
 from spatialprior.run.errors import RunError
 from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
-from spatialprior.run.schema import Component, RunConfig, plain
+from spatialprior.run.schema import RunConfig, plain
 from spatialprior.run.stages import Stages
 from spatialprior.train.accelerator import make_accelerator
 from spatialprior.train.tracking import open_tracker
@@ -100,7 +97,7 @@ class Pipeline:
 
     def run(self) -> dict[str, Any]:
         """All stages in order; returns what went into ``report.json``."""
-        self._check()
+        check_run(self.config, self.processes.count, self.accelerator.device)
         self.processes.from_first(self._forget)
         base = self._base()
         self._look(BEFORE, base)
@@ -220,59 +217,6 @@ class Pipeline:
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        """What can be known before any weight loads."""
-        check_prior_names(self.config.priors)
-        clips = self.config.trainer.clips_per_step
-        if clips % self.processes.count:
-            raise RunError(
-                f"trainer.clips_per_step={clips} does not divide among {self.processes.count} processes; "
-                "start another number of them, or set a multiple"
-            )
-        needs_geometry = {*self.config.priors, *(("vqa",) if self.config.vqa.enabled else ())}
-        if needs_geometry and not self.config.data.cls.has_geometry:
-            raise MissingClipFieldError(
-                f"{', '.join(sorted(needs_geometry))} needs depth and poses, which "
-                f"data={self.config.data.kind} does not have; choose data=rooms or data=posed_rgbd"
-            )
-        sources = (self.config.data, self.config.instruction)
-        if not any(_asks(source) for source in sources) and not needs_geometry:
-            raise RunError(
-                f"data={self.config.data.kind} asks no questions, so plain SFT has nothing to learn; "
-                "add instruction=rooms"
-            )
-        if self.config.mode == "train":
-            self._check_sources()
-            self._check_backbone()
-
-    def _check_backbone(self) -> None:
-        """The checkpoint is there and of the family; weights suit the device and what trains them."""
-        cls, settings = self.config.backbone.cls, self.config.backbone.settings
-        if hasattr(cls, "check"):
-            cls.check(settings)
-        if getattr(settings, "dtype", "float32") != "bfloat16":
-            return
-        on_gpu = self.accelerator.device.type == "cuda"
-        if on_gpu and not torch.cuda.is_bf16_supported():
-            raise RunError(
-                "backbone.dtype=bfloat16, but this GPU has no bfloat16; use backbone.dtype=float32"
-            )
-        if getattr(settings, "lora", None) is None:
-            raise RunError(
-                "backbone.dtype=bfloat16 with all weights trained: AdamW's small steps vanish in bfloat16; use "
-                "backbone.dtype=float32 with scale.mixed_precision=bf16, or LoRA (lora=rank_128)"
-            )
-
-    def _check_sources(self) -> None:
-        """Sources list their files, and the benchmark meets the source that it scores, before weights load."""
-        for key in ("data", "instruction"):
-            source = getattr(self.config, key)
-            with _told_as(key):
-                _ = source and source.cls(source.settings)
-        if self.config.eval is not None:
-            with _told_as("eval"):
-                _ = self._benchmark
-
     def _load(self, checkpoint: Path | None = None) -> Any:
         """The recipe's backbone, or an exported checkpoint of it (stock, without adapters)."""
         component, device = self.config.backbone, self.accelerator.device
@@ -282,12 +226,7 @@ class Pipeline:
 
     @cached_property
     def _benchmark(self) -> Any:
-        """Scored on held-out questions of the kind that the run trains on, where these have short answers."""
-        config = self.config
-        assert config.eval is not None
-        candidates = (*_parts(config.instruction), *_parts(config.data))
-        source = next(filter(_has_short_answers, candidates), config.data)
-        return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
+        return benchmark_of(self.config)
 
     def _build(self, arm: Arm) -> SpatialModel:
         """Backbone and priors of an arm, initialised from the run's seed."""
@@ -404,30 +343,6 @@ def _first(clips: ClipDataset, count: int) -> list[MultiViewClip]:
     return [clips.clip(index).with_questions(()) for index in range(count)]
 
 
-def _asks(source: Component | None) -> bool:
-    """Whether a source's clips carry questions, as it is set."""
-    if source is None or not source.cls.has_questions:
-        return False
-    return getattr(source.settings, "questions_per_clip", 1) > 0
-
-
-def _parts(source: Component | None) -> list[Component]:
-    """A source, or those that it mixes."""
-    if source is None:
-        return []
-    mixed = [
-        Component(part.kind, DATASETS.get(part.kind), part.settings)
-        for name in getattr(source.cls, "nested", {})
-        for part in getattr(source.settings, name).values()
-    ]
-    return [leaf for part in mixed for leaf in _parts(part)] or [source]
-
-
-def _has_short_answers(source: Component) -> bool:
-    """Whether a source asks questions that a benchmark can score."""
-    return source.cls.has_questions and not getattr(source.cls, "free_form", False)
-
-
 def _tell_adapted(backbone: Any, folder: Path) -> None:
     """Which linear maps carry LoRA: by name on the terminal, in full in ``lora_targets.txt``."""
     adapted: list[str] = getattr(backbone, "adapted", [])
@@ -438,16 +353,6 @@ def _tell_adapted(backbone: Any, folder: Path) -> None:
     path = folder / "lora_targets.txt"
     write_text(path, "\n".join(adapted) + "\n")
     tqdm.write(f"LoRA on {len(adapted)} linear maps of the decoder: {counted} (each in {path})")
-
-
-@contextmanager
-def _told_as(key: str) -> Iterator[None]:
-    """What a component refuses, as one line that names it."""
-    try:
-        yield
-    except (ValueError, RuntimeError) as error:
-        named = f"{key}." in str(error) or f"{key}=" in str(error)
-        raise RunError(str(error) if named else f"{key}: {error}") from error
 
 
 def _paired(arm: Any, control: Any) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from spatialprior.backbones.hf import ContextLengthError
+from spatialprior.backbones.branches import ContextLengthError
 from spatialprior.backbones.loading import BackboneError
 from spatialprior.backbones.lora import LoraOptions, LoraTargetError
 from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL

@@ -1,0 +1,118 @@
+"""What can be known to be wrong with a run before any weight loads, each as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from spatialprior.core.injector import MissingClipFieldError
+from spatialprior.model import check_prior_names
+from spatialprior.registry import DATASETS
+from spatialprior.run.errors import RunError
+from spatialprior.run.schema import Component, RunConfig
+
+
+def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
+    """Check what the settings say together, and of a run that trains the files and the checkpoint too.
+
+    Raises:
+        RunError: A setting does not go with another one, with the processes or with the device.
+        MissingClipFieldError: A prior needs geometry that the data does not have.
+        BackboneError: The checkpoint cannot be had, or is another family's.
+    """
+    check_prior_names(config.priors)
+    clips = config.trainer.clips_per_step
+    if clips % processes:
+        raise RunError(
+            f"trainer.clips_per_step={clips} does not divide among {processes} processes; "
+            "start another number of them, or set a multiple"
+        )
+    needs_geometry = {*config.priors, *(("vqa",) if config.vqa.enabled else ())}
+    if needs_geometry and not config.data.cls.has_geometry:
+        raise MissingClipFieldError(
+            f"{', '.join(sorted(needs_geometry))} needs depth and poses, which "
+            f"data={config.data.kind} does not have; choose data=rooms or data=posed_rgbd"
+        )
+    sources = (config.data, config.instruction)
+    if not any(_asks(source) for source in sources) and not needs_geometry:
+        raise RunError(
+            f"data={config.data.kind} asks no questions, so plain SFT has nothing to learn; "
+            "add instruction=rooms"
+        )
+    if config.mode == "train":
+        _check_sources(config)
+        _check_backbone(config.backbone, device)
+
+
+def benchmark_of(config: RunConfig) -> Any:
+    """The benchmark, on held-out questions of the kind that the run trains on where these are short."""
+    assert config.eval is not None
+    candidates = (*_parts(config.instruction), *_parts(config.data))
+    source = next(filter(_has_short_answers, candidates), config.data)
+    return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
+
+
+def _check_sources(config: RunConfig) -> None:
+    """Sources list their files, and the benchmark meets the source that it scores."""
+    for key in ("data", "instruction"):
+        source = getattr(config, key)
+        with _told_as(key):
+            _ = source and source.cls(source.settings)
+    if config.eval is not None:
+        with _told_as("eval"):
+            _ = benchmark_of(config)
+
+
+def _check_backbone(component: Component, device: torch.device) -> None:
+    """The checkpoint is there and of the family; weights suit the device and what trains them."""
+    cls, settings = component.cls, component.settings
+    if hasattr(cls, "check"):
+        cls.check(settings)
+    if getattr(settings, "dtype", "float32") != "bfloat16":
+        return
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise RunError(
+            "backbone.dtype=bfloat16, but this GPU has no bfloat16; use backbone.dtype=float32"
+        )
+    if getattr(settings, "lora", None) is None:
+        raise RunError(
+            "backbone.dtype=bfloat16 with all weights trained: AdamW's small steps vanish in bfloat16; use "
+            "backbone.dtype=float32 with scale.mixed_precision=bf16, or LoRA (lora=rank_128)"
+        )
+
+
+def _asks(source: Component | None) -> bool:
+    """Whether a source's clips carry questions, as it is set."""
+    if source is None or not source.cls.has_questions:
+        return False
+    return getattr(source.settings, "questions_per_clip", 1) > 0
+
+
+def _parts(source: Component | None) -> list[Component]:
+    """A source, or those that it mixes."""
+    if source is None:
+        return []
+    mixed = [
+        Component(part.kind, DATASETS.get(part.kind), part.settings)
+        for name in getattr(source.cls, "nested", {})
+        for part in getattr(source.settings, name).values()
+    ]
+    return [leaf for part in mixed for leaf in _parts(part)] or [source]
+
+
+def _has_short_answers(source: Component) -> bool:
+    """Whether a source asks questions that a benchmark can score."""
+    return source.cls.has_questions and not getattr(source.cls, "free_form", False)
+
+
+@contextmanager
+def _told_as(key: str) -> Iterator[None]:
+    """What a component refuses, as one line that names it."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        named = f"{key}." in str(error) or f"{key}=" in str(error)
+        raise RunError(str(error) if named else f"{key}: {error}") from error
