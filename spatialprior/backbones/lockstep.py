@@ -47,7 +47,8 @@ class BlankVisuals:
             device = inputs["input_ids"].device
             skip = ("input_ids", "attention_mask", "mm_token_type_ids")
             given = {key: value.to(device) for key, value in blank.items() if key not in skip}
-            features = getattr(model, _FEATURES[video])(**given)
+            pixels = given.pop(_PIXELS[video])  # by position: its name differs between releases
+            features = getattr(model, _FEATURES[video])(pixels, **given)
             # What the decoder gets, and no more: its last state reaches layers that real images do not.
             used = [features.pooler_output, getattr(features, "deepstack_features", None)]
             parts += [0 * x.sum().float() for x in tree_leaves(used) if _trains(x)]
