@@ -32,8 +32,8 @@ def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
         )
     if config.scale.sharding == "zero3" and (config.arms or config.control != "none"):
         raise RunError(
-            "scale.sharding=zero3 trains one model a run (DeepSpeed's second one in a process does not find its "
-            "weights): add control=none and leave arms out, or use scale.sharding=fsdp2"
+            "scale.sharding=zero3 trains one model a run (DeepSpeed mixes up a second one in a process): "
+            "add control=none and leave arms out, or use scale.sharding=fsdp2"
         )
     needs_geometry = {*config.priors, *(("vqa",) if config.vqa.enabled else ())}
     if needs_geometry and not config.data.cls.has_geometry:

@@ -35,7 +35,7 @@ def launch(out: Path, *names: str, processes: int = 2) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Every scenario, trained by two processes: one launch for torch's engines, one for each model of DeepSpeed's."""
+    """Every scenario, trained by two processes: one launch, but one for each of DeepSpeed's."""
     out = tmp_path_factory.mktemp("two")
     launch(out, *(name for name in SCENARIOS if not name.startswith("zero")))
     for name in SCENARIOS:
