@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 if TYPE_CHECKING:
     from spatialprior.core.backbone import Backbone
     from spatialprior.core.injector import PriorInjector
+    from spatialprior.features.encoder import FeatureEncoder
 
 T = TypeVar("T")
 
@@ -220,6 +221,23 @@ BENCHMARKS: Registry[Any] = Registry(
     "benchmark",
     "spatialprior.benchmarks",
     {"rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions"},
+)
+
+ENCODERS: Registry[FeatureEncoder] = Registry(
+    "feature encoder",
+    "spatialprior.encoders",
+    {
+        "wan_t2v": "spatialprior.features.wan_t2v:WanT2V",
+        "wan_vace": "spatialprior.features.wan_vace:WanVace",
+        "sd21": "spatialprior.features.stable_diffusion:StableDiffusion21",
+        "svd": "spatialprior.features.stable_video:StableVideoDiffusion",
+        "sd_vae": "spatialprior.features.sd_vae:StableDiffusionVae",
+        "dinov2": "spatialprior.features.dino:DinoV2",
+        "dinov3": "spatialprior.features.dino:DinoV3",
+        "vjepa2": "spatialprior.features.vjepa2:VJepa2",
+        "vggt": "spatialprior.features.vggt:Vggt",
+    },
+    base="spatialprior.features.encoder:FeatureEncoder",
 )
 
 RECIPES_GROUP = "spatialprior.recipes"
