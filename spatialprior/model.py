@@ -65,6 +65,7 @@ class SpatialModel(nn.Module):
             self.needs[name] = prior.needs(backbone.num_layers)
             backbone.check_edits(self.needs[name].edits)
             prior.attach(backbone)
+        backbone.echo_views = any(needs.echo for needs in self.needs.values())
         self.priors = nn.ModuleDict(dict(priors))
 
     @property
@@ -105,6 +106,11 @@ class SpatialModel(nn.Module):
                 edits.setdefault(site, []).append(edit)
         return edits
 
+    def serve(self) -> Backbone:
+        """The backbone with the priors' edits in every pass that is given none, generation included."""
+        self.backbone.editor = lambda batch: self.edits(self.prepare(batch))
+        return self.backbone
+
     def forward(
         self, batch: ClipBatch, contexts: Mapping[str, Any] | None = None
     ) -> list[LossTerm]:
@@ -135,3 +141,4 @@ class SpatialModel(nn.Module):
             prior.detach()
         self.priors = nn.ModuleDict()
         self.needs = {}
+        self.backbone.editor, self.backbone.echo_views = None, False

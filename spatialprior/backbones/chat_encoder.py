@@ -24,6 +24,7 @@ from spatialprior.backbones.conversation import (
     contents,
     is_interleaved,
 )
+from spatialprior.backbones.echo import split_echo, with_echo
 from spatialprior.backbones.settings import Frames
 from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
 from spatialprior.core.batch import IGNORE, ClipBatch
@@ -55,6 +56,7 @@ class ChatEncoder:
         frames: How the views of a clip go in. Where a question says where a view stands, views differ in size,
             or there are fewer than the family's video takes, they go in as images all the same.
         max_pixels: Upper bound on pixels a frame of a video, where the family's processor takes one.
+        echo: Give every view a second time, see :mod:`~spatialprior.backbones.echo`.
     """
 
     min_video_frames: ClassVar[int] = 1
@@ -62,9 +64,14 @@ class ChatEncoder:
     """Whether the model wants ``mm_token_type_ids``."""
 
     def __init__(
-        self, processor: Any, frames: Frames = "images", max_pixels: int | None = None
+        self,
+        processor: Any,
+        frames: Frames = "images",
+        max_pixels: int | None = None,
+        echo: bool = False,
     ) -> None:
         self.processor, self.frames, self.max_pixels = processor, frames, max_pixels
+        self.echo = echo
         self.tokenizer = processor.tokenizer
         tokens = (processor.image_token, getattr(processor, "video_token", None))
         self.placeholders = tuple(token for token in tokens if token is not None)
@@ -101,15 +108,17 @@ class ChatEncoder:
 
     def __call__(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
         packed = any(len(clip.questions) > 1 and not clip.dialogue for clip in clips)
-        return self._batch(clips, [self._row(clip) for clip in clips], packed=packed)
+        shown = self._shown(clips)
+        rows = [self._row(clip) for clip in shown]
+        return self._batch(clips, shown, rows, packed=packed)
 
     def prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
         """Encode clips of exactly one question each without the answer, padded on the left.
 
         Of a dialogue the last question is asked; the others and their answers come before it.
         """
-        rows = []
-        for clip in clips:
+        rows, shown = [], self._shown(clips)
+        for clip in shown:
             if len(clip.questions) != 1 and not (clip.dialogue and clip.questions):
                 raise ValueError(
                     f"clip {clip.clip_id} has {len(clip.questions)} questions; a prompt takes one"
@@ -118,7 +127,7 @@ class ChatEncoder:
             row = _Row()
             row.add(self._tokenize(self.template.prompt(self._said(clip), answers)))
             rows.append(row)
-        return self._batch(clips, rows, left=True)
+        return self._batch(clips, shown, rows, left=True)
 
     def packed_prompts(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
         """Encode clips with all their questions as branches behind one visual prefix, without answers."""
@@ -130,11 +139,13 @@ class ChatEncoder:
                     f"clip {clip.clip_id} is a dialogue: its questions are answered one after the other; "
                     "use eval.engine=generate"
                 )
-        rows = [self._branches(clip, answers=False) for clip in clips]
-        return self._batch(clips, rows, packed=True)
+        shown = self._shown(clips)
+        rows = [self._branches(clip, answers=False) for clip in shown]
+        return self._batch(clips, shown, rows, packed=True)
 
     def length(self, clip: MultiViewClip) -> int:
         """Tokens of a clip's row to train on; pixels are looked at once for each set of image sizes."""
+        (clip,) = self._shown([clip])
         key = (self.as_video(clip), tuple(clip.image_sizes))
         if key not in self._visual_lengths:
             sizes = [torch.zeros(3, *size, dtype=torch.uint8) for size in key[1]]
@@ -153,6 +164,10 @@ class ChatEncoder:
         return [
             text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         ]
+
+    def _shown(self, clips: Sequence[MultiViewClip]) -> Sequence[MultiViewClip]:
+        """The clips as the processor gets them."""
+        return [with_echo(clip) for clip in clips] if self.echo else clips
 
     # --- rows, with one token for each image or video -------------------------------------
 
@@ -276,15 +291,16 @@ class ChatEncoder:
     def _batch(
         self,
         clips: Sequence[MultiViewClip],
+        shown: Sequence[MultiViewClip],
         rows: list[_Row],
         *,
         left: bool = False,
         packed: bool = False,
     ) -> ClipBatch:
-        visuals = self._visuals(clips)
+        visuals = self._visuals(shown)
         full = [
             self._expand(row, items, clip)
-            for row, items, clip in zip(rows, visuals.of_clip, clips, strict=True)
+            for row, items, clip in zip(rows, visuals.of_clip, shown, strict=True)
         ]
         ids = _pad([row.ids for row in full], self.tokenizer.pad_token_id, left=left)
         inputs = {
@@ -295,12 +311,17 @@ class ChatEncoder:
             inputs["mm_token_type_ids"] = (ids == self.image_id) + 2 * (ids == self.video_id)
         visual = torch.isin(ids, torch.tensor(self.visual_ids))
         branches = _pad([row.branches for row in full], -1, left=left) if packed else None
+        layout, echo = token_map(visual, visuals.of_clip, self.visual_ids), None
+        if self.echo:
+            layout, echo = split_echo(layout, clips)
         return ClipBatch(
             inputs=inputs | visuals.inputs,
             labels=_pad([row.labels for row in full], IGNORE, left=left),
-            token_map=token_map(visual, visuals.of_clip, self.visual_ids),
+            token_map=layout,
+            visual=visual,
             clips=tuple(clips),
             branches=branches,
+            echo=echo,
         )
 
     def _expand(self, row: _Row, visuals: Sequence[Visual], clip: MultiViewClip) -> _Row:

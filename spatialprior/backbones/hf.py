@@ -169,7 +169,7 @@ class HFBackbone(Backbone):
     def encoder(self) -> ChatEncoder:
         settings = self.settings
         frames: Any = getattr(settings, "frames", "images")
-        return self.encoder_class(self.processor, frames, settings.max_pixels)
+        return self.encoder_class(self.processor, frames, settings.max_pixels, self.echo_views)
 
     def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``B S`` bool, where visual tokens sit."""
@@ -233,7 +233,8 @@ class HFBackbone(Backbone):
             inputs["attention_mask"] = branch_mask(batch.branches, self.hf.dtype)
             inputs["position_ids"] = self.position_ids(batch)
         taps: Taps = {}
-        with self._hooks(inputs, tap_sites, edits or {}, taps):
+        edits = self.standing_edits(batch) if edits is None else edits
+        with self._hooks(inputs, tap_sites, edits, taps):
             zero = self._blank.zero(self.hf.base_model, inputs) if self._blank else None
             hidden = self.hf.base_model(**inputs, use_cache=False).last_hidden_state
             if zero is not None:
@@ -249,9 +250,10 @@ class HFBackbone(Backbone):
         prompt_length = batch.inputs["input_ids"].shape[1]
         # Published generation configs may ask for sampling or a repetition penalty: greedy means neither.
         greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
-        tokens: Tensor = self.hf.generate(
-            **batch.inputs, **greedy, max_new_tokens=max_new_tokens, use_cache=True
-        )
+        with self.edited(batch):
+            tokens: Tensor = self.hf.generate(
+                **batch.inputs, **greedy, max_new_tokens=max_new_tokens, use_cache=True
+            )
         return tokens[:, prompt_length:]
 
     # --- how layers run -------------------------------------------------------------------
@@ -307,6 +309,16 @@ class HFBackbone(Backbone):
         """``torch.compile`` the ``forward`` of every decoder layer: hooks run around it, so taps stay exact."""
         for layer in self.decoder_layers:
             layer.forward = torch.compile(layer.forward, backend=backend)
+
+    def standing_edits(self, batch: ClipBatch) -> Mapping[Site, Sequence[Edit]]:
+        """What :attr:`editor` does to a batch."""
+        return self.editor(batch) if self.editor else {}
+
+    @contextmanager
+    def edited(self, batch: ClipBatch) -> Iterator[None]:
+        """The standing edits in place around direct calls of ``hf`` on ``batch``."""
+        with self._hooks(batch.inputs, (), self.standing_edits(batch), {}):
+            yield
 
     # --- hooks ----------------------------------------------------------------------------
 

@@ -34,10 +34,15 @@ def store_output(taps: Taps, site: Site) -> Any:
 
 
 def edit_visual(mask: Tensor, chain: Sequence[Edit]) -> Any:
-    """Pre-hook of the decoder: the embeddings under ``mask`` (``B S``) pass through ``chain``."""
+    """Pre-hook of the decoder: the embeddings under ``mask`` (``B S``) pass through ``chain``.
+
+    Later steps of a generation bring words alone, of another length than the prompt: these pass as they are.
+    """
 
     def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         embeds = kwargs["inputs_embeds"]
+        if embeds.shape[:2] != mask.shape:
+            return args, kwargs
         tokens = embeds[mask]
         for edit in chain:
             tokens = edit(tokens)

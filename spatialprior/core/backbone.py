@@ -57,9 +57,14 @@ class Backbone(nn.Module):
 
     Attributes:
         hf: The stock model, its keys unchanged.
+        editor: Makes the edits of a pass that is given none: what the priors of an export that keeps them do at
+            inference. ``None``: such a pass is stock.
+        echo_views: Encoders give every view a second time (``Needs.echo``).
     """
 
     hf: nn.Module
+    editor: Callable[[ClipBatch], Mapping[Site, Sequence[Edit]]] | None = None
+    echo_views: bool = False
 
     @property
     @abstractmethod
@@ -119,7 +124,7 @@ class Backbone(nn.Module):
         tap_sites: Iterable[Site] = (),
         edits: Mapping[Site, Sequence[Edit]] | None = None,
     ) -> BackboneOutput:
-        """One pass over the decoder."""
+        """One pass over the decoder, with ``edits`` in place; without any, with those of :attr:`editor`."""
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:

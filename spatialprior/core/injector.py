@@ -42,11 +42,14 @@ class Needs:
         edits: Sites to change.
         clip_fields: Names of :class:`~spatialprior.core.clip.MultiViewClip` fields that must be present
             on clips the prior applies to, e.g. ``("depth", "intrinsics", "world_to_cam")``.
+        echo: Give every view of a clip a second time, behind the views themselves: tokens for the prior to
+            replace (:attr:`~spatialprior.core.batch.ClipBatch.echo`).
     """
 
     taps: tuple[Site, ...] = ()
     edits: tuple[Site, ...] = ()
     clip_fields: tuple[str, ...] = field(default=())
+    echo: bool = False
 
 
 class PriorInjector(nn.Module):
@@ -59,8 +62,8 @@ class PriorInjector(nn.Module):
 
     Config: ClassVar[type]
     export_mode: ClassVar[ExportMode] = ExportMode.DISCARD
-    identity_at_attach: ClassVar[bool] = True
-    """Whether the model's outputs are unchanged right after ``attach``."""
+    identity_at_attach: bool = True
+    """Whether the model's outputs are unchanged right after ``attach`` (it may depend on the config)."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

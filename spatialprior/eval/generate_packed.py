@@ -50,11 +50,12 @@ def generate_packed(
     batch = encoder.packed_prompts(clips).to(next(backbone.parameters()).device)
     branches, positions = batch.branches, backbone.position_ids(batch)
     base: Any = backbone.hf.base_model
-    output = base(
-        **{**batch.inputs, "attention_mask": branch_mask(branches, backbone.hf.dtype)},
-        position_ids=positions,
-        use_cache=True,
-    )
+    with backbone.edited(batch):
+        output = base(
+            **{**batch.inputs, "attention_mask": branch_mask(branches, backbone.hf.dtype)},
+            position_ids=positions,
+            use_cache=True,
+        )
     ends, owner = _branch_ends(branches)
     rows = torch.arange(len(clips), device=branches.device).unsqueeze(1)
     token = backbone.logits(output.last_hidden_state[rows, ends]).argmax(-1)  # B K

@@ -1,5 +1,7 @@
-"""The contract of a feature encoder: frames in, feature maps with pixel coordinates out; frozen, outside every
-state dict, its weights loaded when first needed and never touched again."""
+"""The contract of a feature encoder: frames in, feature maps with pixel coordinates out.
+
+It is frozen and outside every state dict; its weights are loaded when first needed and never touched again.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class EncoderConfig:
     Attributes:
         path: ``nano`` (embedded, where the encoder has one), a local folder, or a hub id.
         revision: Commit of the hub id, or ``None``.
-        weights: ``pretrained``, or ``random``: the same architecture with weights drawn from ``seed`` (a control).
+        weights: ``pretrained``, or ``random``: the same architecture, weights drawn from ``seed`` (a control).
         dtype: What weights and features are held in.
         size: ``(height, width)`` of the encoder's input, pixels.
         fit: How a frame becomes that input.
@@ -54,8 +56,10 @@ class EncoderConfig:
 
 
 class FeatureEncoder(ABC):
-    """Base class of every encoder, ours or a third party's. Not an ``nn.Module``: its weights are in no state dict,
-    no optimiser and no checkpoint, and nothing that loads or initialises a model can reach them.
+    """Base class of every encoder, ours or a third party's.
+
+    Not an ``nn.Module``: its weights are in no state dict, no optimiser and no checkpoint, and nothing that
+    loads or initialises a model can reach them.
 
     Subclasses set the class attributes and write ``load`` and ``encode_pixels``.
 
@@ -75,7 +79,7 @@ class FeatureEncoder(ABC):
 
     # --- what an encoder says -------------------------------------------------------------
 
-    @classmethod
+    @classmethod  # noqa: B027 (not every encoder has something to check)
     def check(cls, config: EncoderConfig) -> None:
         """Raise :class:`EncoderError` for what is wrong with ``config``, without loading a weight."""
 
@@ -87,7 +91,7 @@ class FeatureEncoder(ABC):
     @property
     @abstractmethod
     def revision(self) -> str:
-        """Identifies the weights without loading them (commit, or digest of the files); part of the cache's key."""
+        """Identifies the weights without loading them (commit, digest of files); part of the cache's key."""
 
     @abstractmethod
     def load(self) -> nn.Module:

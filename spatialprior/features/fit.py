@@ -12,8 +12,8 @@ from spatialprior.features.maps import Box
 
 Fit = Literal["aspect", "stretch", "crop"]
 """``aspect``: the whole frame, its own aspect ratio, about as many pixels as the wanted size (sides rounded to
-the encoder's stride). ``stretch``: the whole frame squeezed into the wanted size. ``crop``: scaled until it covers
-the wanted size, then the centre cut out (upstream's way; the borders are not seen)."""
+the encoder's stride). ``stretch``: the whole frame squeezed into the wanted size. ``crop``: scaled until it
+covers the wanted size, then the centre cut out (upstream's way; the borders are not seen)."""
 
 
 def fitted_size(
