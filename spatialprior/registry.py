@@ -155,6 +155,12 @@ class Registry(Generic[T]):
             self._loaded[name] = cast("type[T]", found)
         return self._loaded[name]
 
+    def name_of(self, cls: type) -> str | None:
+        """The name of a class that is registered; imports nothing."""
+        target = f"{cls.__module__}:{cls.__qualname__}"
+        self._scan()
+        return next((n for n, entry in self._entries.items() if entry.target == target), None)
+
     def freeze(self) -> None:
         """Fix the set of names: a run's meaning must not change while it runs."""
         self._scan()
@@ -191,7 +197,10 @@ class Registry(Generic[T]):
 INJECTORS: Registry[PriorInjector] = Registry(
     "prior",
     "spatialprior.injectors",
-    {"gasp": "spatialprior.priors.gasp.injector:Gasp"},
+    {
+        "gasp": "spatialprior.priors.gasp.injector:Gasp",
+        "vega3d": "spatialprior.priors.vega3d.injector:Vega3d",
+    },
     base="spatialprior.core.injector:PriorInjector",
 )
 BACKBONES: Registry[Backbone] = Registry(

@@ -100,6 +100,17 @@ class PriorInjector(nn.Module):
         params = [p for p in self.parameters() if p.requires_grad]
         return [{"params": params, "lr": base_lr}] if params else []
 
+    def provenance(self) -> dict[str, str]:
+        """What a kept prior depends on beside its own tensors, such as the revision of frozen weights."""
+        return {}
+
+    def frozen_modules(self) -> Iterable[nn.Module]:
+        """Models that this prior runs and that are none of its own modules."""
+        return ()
+
+    def run_frozen(self, images: Tensor) -> None:
+        """Run those models once over ``V 3 H W`` uint8, nothing remembered: for measuring what they cost."""
+
     def detach(self) -> None:
         """Undo what ``attach`` did to the backbone. Modules owned by the prior need no undoing."""
 

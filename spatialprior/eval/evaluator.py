@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from spatialprior.eval.benchmark import Benchmark, Item
 from spatialprior.eval.generate_packed import generate_packed
 from spatialprior.eval.replies import ReplyFile
 from spatialprior.export import MANIFEST, verify_manifest
+from spatialprior.export.kept import attach_kept, kept_of, plain_settings
 
 REPLIES = "replies.jsonl"
 _WINDOW = 512  # questions that are looked at together and sorted by length; bounds memory
@@ -95,26 +96,33 @@ class EvalResult:
 
 
 def load_exported(
-    folder: Path, backbone: type[Backbone], settings: Any, device: torch.device | str = "cpu"
+    folder: Path,
+    backbone: type[Backbone],
+    settings: Any,
+    device: torch.device | str = "cpu",
+    changes: Mapping[str, Any] | None = None,
 ) -> Backbone:
-    """An exported folder through its own backbone class, ready to answer.
+    """An exported folder through its own backbone class, with the priors that it keeps, ready to answer.
 
     Args:
         folder: What ``export_model`` wrote.
         backbone: The class that trained it.
         settings: The run's settings of that class; only where weights come from is changed.
         device: Where to put it.
+        changes: Kept prior -> settings to use in place of the recorded ones.
 
     Raises:
         ExportError: The folder is no export, or not what its manifest says.
     """
-    verify_manifest(folder)
+    manifest = verify_manifest(folder)
     own = {field.name for field in dataclasses.fields(settings)}
     plain = {"path": str(folder), "revision": None, "lora": None}
     changed = dataclasses.replace(settings, **{k: v for k, v in plain.items() if k in own})
     cls: Any = backbone
-    model: Backbone = cls.load(changed)
-    return model.eval().to(device)
+    model: Backbone = cls.load(changed).eval().to(device)
+    if kept_of(manifest["priors"]):
+        attach_kept(model, folder, manifest["priors"], changes).serve()
+    return model
 
 
 def evaluate(
@@ -126,15 +134,17 @@ def evaluate(
     out: Path,
     device: torch.device | str = "cpu",
     label: str = "scoring",
+    changes: Mapping[str, Any] | None = None,
 ) -> EvalResult:
     """Answer every item of ``benchmark`` with the model in ``folder``, and score the replies per task.
 
     Replies are streamed to ``out/replies.jsonl``; a scoring that was cut short goes on from there.
+    ``changes`` as in :func:`load_exported`.
 
     Raises:
         ExportError: The folder is no export, or not what its manifest says.
     """
-    model = load_exported(folder, backbone, settings, device)
+    model = load_exported(folder, backbone, settings, device, changes)
     config = benchmark.config
     identity = {
         "export": hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
@@ -143,6 +153,8 @@ def evaluate(
         "engine": config.engine,
         "max_new_tokens": config.max_new_tokens,
     }
+    if changes:
+        identity["changes"] = {name: plain_settings(new) for name, new in changes.items()}
     start = time.perf_counter()
     rows: list[dict[str, Any]] = []
     with (

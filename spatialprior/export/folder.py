@@ -1,7 +1,8 @@
 """Writing the folder, and proving by a stock load that it holds the trained model and nothing else.
 
-Only priors that leave nothing behind can be exported so far (``ExportMode.DISCARD``, GASP): keys, parameter
-count and FLOPs are those of the stock model. Nothing in memory changes, so a run can export and go on training.
+Of a prior that leaves nothing behind (GASP), keys, parameter count and FLOPs are those of the stock model. One
+that stays (VEGA-3D) has its tensors in a folder of their own beside the stock checkpoint, and both are loaded
+and compared. Nothing in memory changes, so a run can export and go on training.
 """
 
 from __future__ import annotations
@@ -9,20 +10,31 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
-from spatialprior.core.backbone import Backbone
+from spatialprior.core.backbone import Backbone, Edit
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.clip import MultiViewClip, Question
-from spatialprior.core.injector import ExportMode, PriorInjector
+from spatialprior.core.injector import PriorInjector
+from spatialprior.core.sites import Site
+from spatialprior.export.card import card
+from spatialprior.export.kept import (
+    attach_kept,
+    describe_backbone,
+    describe_priors,
+    kept_of,
+    save_kept,
+)
 from spatialprior.export.manifest import MANIFEST, ExportError, verify_manifest, write_manifest
 from spatialprior.model import SpatialModel
 
@@ -41,6 +53,8 @@ class ExportReport:
             ``None`` without adapters.
         extra_keys: Tensors in the folder that the stock model does not know.
         parameters: Of the loaded model; stock_parameters: of a fresh model of that configuration.
+        kept: Only where priors stay: their names (``kept``), whether the model loaded with them computes what
+            the one in memory does (``identical_logits``), and what they cost.
     """
 
     folder: Path
@@ -50,6 +64,7 @@ class ExportReport:
     extra_keys: tuple[str, ...]
     parameters: int
     stock_parameters: int
+    kept: dict[str, Any] | None = None
 
     @property
     def is_stock(self) -> bool:
@@ -76,11 +91,11 @@ def export_model(
         check: Batch on which logits are compared; by default two images of noise and a word.
 
     Raises:
-        ExportError: A prior cannot be exported yet, ``folder`` holds something else, or the stock load does
+        ExportError: A prior cannot be exported, ``folder`` holds something else, or the stock load does
             not find every tensor.
     """
     folder = Path(folder)
-    about = _described(model.priors)
+    about = describe_priors(model.injectors)
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise ExportError(
             f"{folder} exists and is not an export (no {MANIFEST}); choose another folder or remove it"
@@ -91,12 +106,20 @@ def export_model(
     # Building models draws random numbers; the run must not notice.
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         model.backbone.save(aside)
-        report = _verify(model.backbone, aside, folder, check)
+        batch = _noise(model.backbone) if check is None else check
+        batch = batch.to(next(model.backbone.parameters()).device)
+        report = _verify(model.backbone, aside, folder, batch)
+        if kept_of(about):
+            save_kept(model.injectors, about, aside)
+            kept = _verify_kept(model, aside, about, batch)
+            report = replace(report, kept=kept | {"parameters": report.parameters})
+    (aside / "README.md").write_text(card(about, report.kept), encoding="utf-8")
     write_manifest(
         aside,
         recipe_hash=recipe_hash,
         priors=about,
         parameters=report.parameters,
+        backbone=describe_backbone(model.backbone),
     )
     _publish(aside, folder)
     if not report.is_stock:
@@ -115,21 +138,6 @@ def load_export(folder: Path) -> tuple[nn.Module, Any]:
     return model, processor
 
 
-def _described(priors: nn.ModuleDict) -> dict[str, dict[str, str]]:
-    """Each prior's class and export mode, as the manifest names them; refuses modes that are not available."""
-    about = {}
-    for name, prior in priors.items():
-        assert isinstance(prior, PriorInjector)
-        mode = prior.export_mode
-        if mode is not ExportMode.DISCARD:
-            raise ExportError(
-                f"prior {name!r} needs {mode.name} export, which is not available yet; "
-                f"only {ExportMode.DISCARD.name} priors (such as gasp) can be exported"
-            )
-        about[name] = {"kind": type(prior).__qualname__, "export": mode.value}
-    return about
-
-
 def _stock_load(folder: Path, **options: Any) -> tuple[nn.Module, Any, dict[str, Any]]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -139,18 +147,15 @@ def _stock_load(folder: Path, **options: Any) -> tuple[nn.Module, Any, dict[str,
     return model.eval(), AutoProcessor.from_pretrained(folder, local_files_only=True), info
 
 
-def _verify(
-    backbone: Backbone, written: Path, folder: Path, check: ClipBatch | None
-) -> ExportReport:
+def _verify(backbone: Backbone, written: Path, folder: Path, batch: ClipBatch) -> ExportReport:
     hf: Any = backbone.hf
     stock, _, info = _stock_load(written, attn_implementation=hf.config._attn_implementation)
     if lacking := [*info["missing_keys"], *info["mismatched_keys"]]:
         raise ExportError(f"the export of {folder} lacks {lacking[0]}; nothing was published")
-    device = next(hf.parameters()).device
-    inputs = (_noise(backbone) if check is None else check).to(device).inputs
+    inputs = batch.inputs
     merged = _merging(backbone)
     with _evaluating(hf), torch.no_grad():
-        exported = stock.to(device)(**inputs, use_cache=False).logits
+        exported = stock.to(batch.labels.device)(**inputs, use_cache=False).logits
         adapted = hf(**inputs, use_cache=False).logits
         kept = {"use_cache": False, **inputs}
         reference = functional_call(hf, merged, kwargs=kept).logits if merged else adapted
@@ -165,6 +170,52 @@ def _verify(
         parameters=_count(stock),
         stock_parameters=_count(fresh),
     )
+
+
+def _verify_kept(
+    model: SpatialModel, written: Path, about: Mapping[str, Any], batch: ClipBatch
+) -> dict[str, Any]:
+    """Load the kept priors again, compare, and count what they add."""
+    backbone, kept = model.backbone, kept_of(about)
+    # Around the backbone in memory: what the stock weights do has been verified without priors.
+    mine = {name: model.injectors[name] for name in kept}
+    with _evaluating(model), torch.no_grad():
+        plain, flops = _edited_logits(backbone, {}, batch)
+        wanted, edited_flops = _edited_logits(backbone, mine, batch)
+        echo = backbone.echo_views
+        again = attach_kept(backbone, written, about)
+        backbone.echo_views = echo
+        found, _ = _edited_logits(backbone, again.injectors, batch)
+        images = batch.clips[0].images
+        assert isinstance(images, Tensor)
+        with FlopCounterMode(display=False) as frozen:
+            for prior in mine.values():
+                prior.run_frozen(images)
+    modules = [module for prior in mine.values() for module in prior.frozen_modules()]
+    return {
+        "kept": sorted(kept),
+        "identical_logits": torch.equal(found, wanted),
+        "changes_logits": not torch.equal(wanted, plain),
+        "kept_parameters": sum(entry["parameters"] for entry in kept.values()),
+        "frozen_parameters": sum(map(_count, modules)),
+        "flops": flops,
+        "fusion_flops": edited_flops - flops,
+        "frozen_flops": frozen.get_total_flops(),
+    }
+
+
+def _edited_logits(
+    backbone: Backbone, priors: Mapping[str, PriorInjector], batch: ClipBatch
+) -> tuple[Tensor, int]:
+    """Logits of a pass with the edits of ``priors``, and its FLOPs."""
+    edits: dict[Site, list[Edit]] = {}
+    for prior in priors.values():
+        context = prior.prepare(batch)
+        for site in prior.needs(backbone.num_layers).edits:
+            edits.setdefault(site, []).append(partial(prior.edit, site, context=context))
+    with FlopCounterMode(display=False) as counter:
+        logits = backbone.logits(backbone(batch, edits=edits).hidden)
+    return logits, counter.get_total_flops()
 
 
 def _merging(backbone: Backbone) -> dict[str, Tensor]:

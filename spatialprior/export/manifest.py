@@ -24,15 +24,21 @@ class ExportError(ValueError):
 
 
 def write_manifest(
-    folder: Path, *, recipe_hash: str, priors: Mapping[str, Mapping[str, str]], parameters: int
+    folder: Path,
+    *,
+    recipe_hash: str,
+    priors: Mapping[str, Mapping[str, Any]],
+    parameters: int,
+    backbone: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Describe every file and tensor of ``folder`` and write the manifest into it.
 
     Args:
         folder: A plain Hugging Face folder with safetensors weights.
         recipe_hash: Identifies the settings of the run.
-        priors: Name -> ``kind`` (its class) and ``export`` (its mode).
+        priors: Name -> ``kind`` and ``export`` (its mode); of a kept one also what loading it takes.
         parameters: Number of parameters of the loaded model.
+        backbone: Its ``kind`` and ``settings``, where known.
     """
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -40,6 +46,7 @@ def write_manifest(
         "recipe_hash": recipe_hash,
         "priors": {name: dict(about) for name, about in priors.items()},
         "parameters": parameters,
+        "backbone": None if backbone is None else dict(backbone),
         "tensors": {
             name: {**_describe(tensor), "sha256": tensor_hash(tensor), "file": path.name}
             for path in _weight_files(folder)

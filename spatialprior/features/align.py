@@ -47,15 +47,14 @@ def overlap_weights(
 
 
 def onto_tokens(
-    maps: FeatureMaps, grid: tuple[int, int], box: tuple[float, float, float, float], frame: int
+    maps: FeatureMaps, grid: tuple[int, int], box: tuple[float, float, float, float]
 ) -> tuple[Tensor, Tensor]:
     """Features of the tokens of one view, row-major.
 
     Args:
-        maps: Of the clip's frames.
+        maps: Of the frame that the view stands for, alone.
         grid: ``(rows, cols)`` of the view's tokens.
         box: Pixels ``(x0, y0, x1, y1)`` of the frame under that grid.
-        frame: Which frame the view stands for.
 
     Returns:
         ``N C`` in the maps' dtype, and ``N`` bool: whether the map covers the token (features are 0 where not).
@@ -64,7 +63,7 @@ def onto_tokens(
     left, top, right, bottom = maps.box
     rows, row_cover = overlap_weights(y0, y1, grid[0], top, bottom, maps.grid[0])
     cols, col_cover = overlap_weights(x0, x1, grid[1], left, right, maps.grid[1])
-    values = maps.values[frame]
+    values = maps.values[0]
     rows, cols = (w.to(values.device, torch.float32) for w in (rows, cols))
     found = torch.einsum("rh,chw,kw->rkc", rows, values.float(), cols)
     seen = ((row_cover >= SEEN).unsqueeze(1) & (col_cover >= SEEN)).to(values.device)
@@ -72,25 +71,28 @@ def onto_tokens(
     return found.flatten(0, 1).to(values.dtype), seen.flatten()
 
 
-def align(maps: Sequence[FeatureMaps], layout: TokenMap) -> tuple[Tensor, Tensor]:
+def align(
+    maps: Sequence[Sequence[FeatureMaps]], layout: TokenMap, channels: int
+) -> tuple[Tensor, Tensor]:
     """Features of every token of a batch.
 
     Args:
-        maps: One for each clip.
+        maps: For each clip the one-frame maps of its views.
         layout: The batch's token map.
+        channels: C of the maps.
 
     Returns:
         ``B V N C`` features and ``B V N`` bool, whether a token has one.
     """
-    first = maps[0].values
-    shape = (*layout.valid.shape, first.shape[1])
-    features = torch.zeros(shape, dtype=first.dtype, device=first.device)
-    seen = torch.zeros(layout.valid.shape, dtype=torch.bool, device=first.device)
+    device = layout.valid.device
+    dtype = next((one.values.dtype for views in maps for one in views), torch.float32)
+    features = torch.zeros(*layout.valid.shape, channels, dtype=dtype, device=device)
+    seen = torch.zeros_like(layout.valid)
     grids, boxes, frames = layout.grid.tolist(), layout.box.tolist(), layout.frame.tolist()
     for b, clip_maps in enumerate(maps):
         for v, (rows, cols) in enumerate(grids[b]):
             if rows * cols == 0:
                 continue
-            found, covered = onto_tokens(clip_maps, (rows, cols), tuple(boxes[b][v]), frames[b][v])
+            found, covered = onto_tokens(clip_maps[frames[b][v]], (rows, cols), tuple(boxes[b][v]))
             features[b, v, : rows * cols], seen[b, v, : rows * cols] = found, covered
     return features, seen

@@ -30,6 +30,10 @@ class FeatureMaps:
         """``(rows, cols)``."""
         return int(self.values.shape[2]), int(self.values.shape[3])
 
+    def frames(self) -> list[FeatureMaps]:
+        """One-frame maps, one for each frame."""
+        return [replace(self, values=one) for one in self.values.split(1)]
+
     def cell_boxes(self) -> Tensor:
         """``h w 4`` float64: the pixels ``(x0, y0, x1, y1)`` under every cell."""
         rows, cols = self.grid

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from spatialprior.report import figures
+from spatialprior.report.controls import control_rows, control_statements
 from spatialprior.report.matches_figure import heatmap_picture, matches_picture, read_traces
 from spatialprior.report.schema import write_text
 from spatialprior.report.verdict import (
@@ -68,7 +69,8 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         report=report,
         title=f"{report.get('recipe', 'run')} · {method(report)}",
         facts=_facts(report),
-        statements=statements(report),
+        statements=[*control_statements(report), *statements(report)],
+        controls=control_rows(report),
         targets=targets(report),
         curves=_present(
             figures.pck_by_layer(report),

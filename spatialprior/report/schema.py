@@ -12,7 +12,8 @@ out or ``null``, never zero. Numbers that are not finite become ``null``.
 ``eval``              task -> ``score, chance, blind, n, ci95`` and optionally ``multi_view``,
                       ``vs_blind`` {``mean``, ``ci95``}; ``eval_control``, ``eval_before``: the same;
                       ``eval_vs_control``: paired difference {``mean``, ``ci95``} over all questions
-``export``            ``identical_logits, extra_keys, parameters`` and optionally ``stock_parameters``
+``comparisons``       arm -> the same difference, ``at_inference``: bool, ``tasks``: as ``eval``
+``export``            ``identical_logits, extra_keys, parameters`` and optionally ``stock_parameters``, ``kept``
 ``replies``           list of {``clip_id, task, question, answer, reply, correct``}
 ``config``            the resolved settings
 ====================  =================================================================================

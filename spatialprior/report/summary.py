@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spatialprior.report.controls import control_rows, control_statements
 from spatialprior.report.figures import arm_labels, arms_of
-from spatialprior.report.verdict import beats_blind, number, retention, statements, with_interval
+from spatialprior.report.verdict import (
+    Statement,
+    beats_blind,
+    number,
+    retention,
+    statements,
+    with_interval,
+)
 
 
 def summary(report: Mapping[str, Any]) -> str:
     """Verdict, probe and question tables as plain text, at most about 100 columns."""
-    parts = [f"{_SIGN[s.tone]} {s.lead} {s.text}".rstrip() for s in statements(report)]
+    parts = [f"{_SIGN[s.tone]} {s.lead} {s.text}".rstrip() for s in _statements(report)]
     labels = arm_labels(report)
     rows = []
     for name, arm in arms_of(report).items():
@@ -56,7 +64,15 @@ def summary(report: Mapping[str, Any]) -> str:
             for task, row in tasks.items()
         ]
         parts += ["", _table(head, rows)]
+    if rows := control_rows(report):
+        head = ["recipe against", "", "their score", "difference [95 %]", "recipe is", "n / rooms"]
+        keys = ("arm", "kind", "score", "gap", "says", "n")
+        parts += ["", _table(head, [[row[key] for key in keys] for row in rows])]
     return "\n".join(parts)
+
+
+def _statements(report: Mapping[str, Any]) -> list[Statement]:
+    return [*control_statements(report), *statements(report)]
 
 
 _SIGN = {"good": "+", "bad": "-", "neutral": "·"}

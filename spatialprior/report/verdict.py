@@ -98,6 +98,8 @@ def statements(report: Mapping[str, Any]) -> list[Statement]:
 
 def _matching(probe: Mapping[str, Any], name: str) -> list[Statement]:
     after, control, before = probe.get("after"), probe.get("control"), probe.get("before")
+    if not probe:
+        return []
     if not after:
         return [Statement("neutral", "The probe did not run: nothing is known about matching.")]
     radius = after.get("settings", {}).get("radius_patches", 2)
@@ -230,6 +232,8 @@ def _mean(rows: Mapping[str, Mapping[str, Any]], tasks: list[str]) -> float:
 def _export(export: Mapping[str, Any] | None) -> list[Statement]:
     if not export:
         return []
+    if kept := export.get("kept"):
+        return [_kept(kept, bool(export.get("identical_logits")))]
     extra = export.get("extra_keys")
     count = len(extra) if isinstance(extra, (list, tuple)) else int(extra or 0)
     same = export.get("identical_logits")
@@ -241,11 +245,23 @@ def _export(export: Mapping[str, Any] | None) -> list[Statement]:
     return [Statement("bad", "The export is not a stock checkpoint:", f"{' and '.join(faults)}.")]
 
 
+def _kept(kept: Mapping[str, Any], stock: bool) -> Statement:
+    names = ", ".join(kept["kept"])
+    if not (kept["identical_logits"] and stock):
+        return Statement("bad", "The export does not compute what the trained model does.", names)
+    more = (kept["fusion_flops"] + kept["frozen_flops"]) / kept["flops"]
+    text = (
+        f"{names} ships beside a stock checkpoint and changes inference: {kept['kept_parameters']:,} "
+        f"parameters more, {kept['frozen_parameters']:,} of frozen models, and {more:+.0%} FLOPs on a short prompt."
+    )
+    return Statement("neutral", "The export keeps its prior.", text)
+
+
 def targets(report: Mapping[str, Any]) -> list[Target]:
     """What a run of this size on this data is meant to show, and whether it does."""
     probe = report.get("probe") or {}
     after, control = probe.get("after"), probe.get("control")
-    if not after or not report.get("priors"):
+    if not after or "gasp" not in str(report.get("priors")).lower():
         return []
     embedded = report.get("data", "rooms") == "rooms"
     rows: list[Target] = []

@@ -1,14 +1,19 @@
-"""The arms of a run: the recipe itself, and what it is compared with on the same clips, steps and seed."""
+"""The arms of a run: the recipe itself, and what it is compared with on the same clips, steps and seed.
+
+An arm is trained; an inference arm is the trained recipe, scored once more with settings of its priors changed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from spatialprior.run.bind import bind
+from spatialprior.run.compose import merged, resolve_component
 from spatialprior.run.errors import ConfigError
 from spatialprior.run.schema import Component, RunConfig
 
+BEFORE = "before"
 MAIN = "after"
 CONTROL = "control"
 
@@ -45,18 +50,38 @@ def arms_of(config: RunConfig, run_folder: Path) -> list[Arm]:
     if config.control == "sft" and (main.priors or main.vqa):
         arms.append(Arm(CONTROL, run_folder / CONTROL, {}, False))
     for name, changes in config.arms.items():
-        if not main.priors:
-            continue
-        if name in (MAIN, CONTROL, "before"):
-            raise ConfigError(f"arms.{name}: this name is taken; call the ablation something else")
-        priors = dict(main.priors)
-        for prior, settings in changes.items():
-            if prior not in priors:
-                raise ConfigError(f"arms.{name}.{prior}: this run's priors are {', '.join(priors)}")
-            component = priors[prior]
-            values = {**component.to_dict(), **settings}
-            values.pop("kind")
-            changed = bind(component.cls.Config, values, f"arms.{name}.{prior}")
-            priors[prior] = replace(component, settings=changed)
-        arms.append(replace(main, name=name, folder=run_folder / name, priors=priors))
+        if main.priors:
+            priors = _changed(main.priors, changes, f"arms.{name}")
+            arms.append(replace(main, name=name, folder=run_folder / name, priors=priors))
     return arms
+
+
+def inference_arms_of(config: RunConfig) -> dict[str, dict[str, Component]]:
+    """Inference arm -> the priors that it changes, with their settings.
+
+    Raises:
+        ConfigError: As :func:`arms_of`; or an arm of that name is trained.
+    """
+    found = {}
+    for name, changes in config.inference_arms.items() if config.priors else ():
+        path = f"inference_arms.{name}"
+        if name in config.arms:
+            raise ConfigError(f"{path}: arms has one of this name; call one of them something else")
+        priors = _changed(config.priors, changes, path)
+        found[name] = {prior: priors[prior] for prior in changes}
+    return found
+
+
+def _changed(
+    priors: dict[str, Component], changes: dict[str, dict[str, Any]], path: str
+) -> dict[str, Component]:
+    """The recipe's priors with some settings changed."""
+    if path.rpartition(".")[2] in (MAIN, CONTROL, BEFORE):
+        raise ConfigError(f"{path}: this name is taken; call the ablation something else")
+    changed = dict(priors)
+    for name, settings in changes.items():
+        if name not in priors:
+            raise ConfigError(f"{path}.{name}: this run's priors are {', '.join(priors)}")
+        node = merged(priors[name].to_dict(), settings)
+        changed[name] = resolve_component("priors", node, path=f"{path}.{name}")
+    return changed

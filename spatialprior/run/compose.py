@@ -21,6 +21,7 @@ from spatialprior.registry import (
     BACKBONES,
     BENCHMARKS,
     DATASETS,
+    ENCODERS,
     INJECTORS,
     Registry,
     RegistryError,
@@ -38,10 +39,21 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "data": DATASETS,
     "instruction": DATASETS,
     "eval": BENCHMARKS,
+    "encoder": ENCODERS,
 }
 """Top-level key -> where its ``kind`` is looked up."""
 
-RESUMABLE = ("mode", "resume", "output_root", "scale", "probe", "eval", "wandb", "plan")
+RESUMABLE = (
+    "mode",
+    "resume",
+    "output_root",
+    "scale",
+    "probe",
+    "eval",
+    "wandb",
+    "plan",
+    "inference_arms",
+)
 """What a resumed run may change: hardware and how it is looked at, never how it is trained."""
 
 RECIPE_FILE = "recipe.yaml"
@@ -161,6 +173,10 @@ def resolve_component(
                 key: _nested(group, entry, item, f"{path}.{name}.{key}", sized)
                 for key, item in values[name].items()
             }
+    for name, entry in getattr(cls, "chosen", {}).items():
+        if isinstance(values.get(name), Mapping):
+            inner = f"{path}.{name}"
+            values[name] = _nested(entry.group, entry, values[name], inner, sized)
     return Component(kind, cls, bind(cls.Config, values, path, f"{kind} setting"))
 
 

@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from spatialprior.core.clip import MultiViewClip
-from spatialprior.core.intervals import paired_interval
 from spatialprior.data.dataset import ClipDataset
 from spatialprior.data.stream import ClipStream
 from spatialprior.data.vqa import VqaClips
@@ -31,20 +30,20 @@ from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import write_report, write_text
 from spatialprior.report.summary import summary
-from spatialprior.run.arms import CONTROL, MAIN, Arm, arms_of
+from spatialprior.run.arms import BEFORE, CONTROL, MAIN, Arm, arms_of, inference_arms_of
 from spatialprior.run.checks import benchmark_of, check_run
+from spatialprior.run.comparisons import comparisons
 from spatialprior.run.compose import RECIPE_FILE, save_run
 from spatialprior.run.environment import commit, hardware
 from spatialprior.run.errors import RunError
 from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
-from spatialprior.run.schema import RunConfig, plain
+from spatialprior.run.schema import Component, RunConfig, plain
 from spatialprior.run.stages import Stages
 from spatialprior.train.accelerator import make_accelerator
 from spatialprior.train.tracking import open_tracker
 from spatialprior.train.trainer import Trainer
 
-BEFORE = "before"
 _REDONE = {
     "probe": ("probe", "trace"),
     "eval": ("eval",),
@@ -94,6 +93,7 @@ class Pipeline:
             self.folder / "stages", lambda name: tqdm.write(f"-- {name}"), self.processes
         )
         self.arms = arms_of(config, folder)
+        self.inference_arms = inference_arms_of(config)
 
     def run(self) -> dict[str, Any]:
         """All stages in order; returns what went into ``report.json``."""
@@ -105,6 +105,11 @@ class Pipeline:
             self.stages.run(f"train/{arm.name}", partial(self._train, arm), together=True)
             self.stages.run(f"export/{arm.name}", partial(self._export, arm))
             self._look(arm.name, arm.export)
+        if self.config.eval is not None:
+            for name, priors in self.inference_arms.items():
+                self.stages.run(
+                    f"eval/{name}", partial(self._eval, name, self.arms[0].export, priors)
+                )
         report = self._report()
         if self.processes.first:
             report = write_report(report, self.folder / "report.json")
@@ -203,7 +208,9 @@ class Pipeline:
         )
         trace.save(self.folder / "pictures" / f"{name}.npz")
 
-    def _eval(self, name: str, checkpoint: Path) -> dict[str, Any]:
+    def _eval(
+        self, name: str, checkpoint: Path, changed: dict[str, Component] | None = None
+    ) -> dict[str, Any]:
         result = evaluate(
             checkpoint,
             self._benchmark,
@@ -212,6 +219,7 @@ class Pipeline:
             out=self.folder / "replies" / name,
             device=self.accelerator.device,
             label=f"score {name}",
+            changes={prior: c.settings for prior, c in (changed or {}).items()},
         )
         return {"tasks": result.to_dict(), "replies": result.replies, "settings": result.settings}
 
@@ -315,7 +323,8 @@ class Pipeline:
     def _report(self) -> dict[str, Any]:
         config = self.config
         names = [BEFORE, *(arm.name for arm in self.arms)]
-        scores = {name: self._result(f"eval/{name}") for name in names} if config.eval else {}
+        scored = [*names, *self.inference_arms]
+        scores = {name: self._result(f"eval/{name}") for name in scored} if config.eval else {}
         seconds = self.stages.seconds()
         return {
             "recipe": config.recipe,
@@ -332,7 +341,7 @@ class Pipeline:
             "eval": scores.get(MAIN, {}).get("tasks", {}),
             "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
             "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
-            "eval_vs_control": _paired(scores.get(MAIN), scores.get(CONTROL)),
+            **comparisons(scores, set(self.inference_arms)),
             "export": self._result(f"export/{MAIN}"),
             "replies": scores.get(MAIN, {}).get("replies", []),
             "config": config.to_dict(),
@@ -353,17 +362,3 @@ def _tell_adapted(backbone: Any, folder: Path) -> None:
     path = folder / "lora_targets.txt"
     write_text(path, "\n".join(adapted) + "\n")
     tqdm.write(f"LoRA on {len(adapted)} linear maps of the decoder: {counted} (each in {path})")
-
-
-def _paired(arm: Any, control: Any) -> dict[str, Any] | None:
-    """Difference of two arms on the same questions, clustered by scene."""
-    if not arm or not control:
-        return None
-    other = {row["id"]: row["score"] for row in control["replies"]}
-    rows = [row for row in arm["replies"] if row["id"] in other]
-    gap = paired_interval(
-        [row["score"] for row in rows],
-        [other[row["id"]] for row in rows],
-        [row["source_id"] for row in rows],
-    )
-    return {"mean": gap.mean, "ci95": gap.bounds, "n": gap.n, "clusters": gap.num_clusters}

@@ -77,6 +77,8 @@ class RunSettings:
         output_root: Run folders are made below it.
         resume: A run folder to continue, or whose stage to redo.
         control: ``sft`` also trains the same run without priors; ``none`` does not.
+        arms: Further trainings of the recipe, name -> prior -> settings changed.
+        inference_arms: Further scorings of the trained recipe, in the same form.
         trainer, scale, probe, vqa, wandb, plan: Sections; see their classes.
     """
 
@@ -89,6 +91,7 @@ class RunSettings:
     resume: str | None = None
     control: Literal["sft", "none"] = "sft"
     arms: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    inference_arms: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)

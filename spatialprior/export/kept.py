@@ -1,0 +1,139 @@
+"""Priors that stay in an exported model: their tensors beside the stock checkpoint, one call to load both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from spatialprior.core.backbone import Backbone
+from spatialprior.core.injector import ExportMode, PriorInjector
+from spatialprior.export.manifest import ExportError, verify_manifest
+from spatialprior.model import SpatialModel
+from spatialprior.registry import BACKBONES, INJECTORS
+
+FOLDER = "priors"
+_OF_THE_RUN = ("path", "revision", "lora")
+"""Settings of a backbone that say where a run started, not how the export is read."""
+
+
+def describe_priors(priors: Mapping[str, PriorInjector]) -> dict[str, dict[str, Any]]:
+    """Each prior as the manifest names it: class and mode; of one that is kept, all that loading it takes.
+
+    Raises:
+        ExportError: A prior's mode is not available, or it is to be kept and no registry knows it.
+    """
+    about: dict[str, dict[str, Any]] = {}
+    for name, prior in priors.items():
+        mode = prior.export_mode
+        if mode is ExportMode.MERGE:
+            raise ExportError(f"prior {name!r} needs MERGE export, which is not available yet")
+        about[name] = {"kind": type(prior).__qualname__, "export": mode.value}
+        if mode is not ExportMode.KEEP:
+            continue
+        kind = INJECTORS.name_of(type(prior))
+        if kind is None:
+            raise ExportError(
+                f"prior {name!r} stays in the export, so it must be found again: register "
+                f"{type(prior).__qualname__} (entry point spatialprior.injectors, or INJECTORS.add)"
+            )
+        about[name] |= {
+            "kind": kind,
+            "settings": plain_settings(prior.config),
+            "provenance": prior.provenance(),
+            "file": f"{FOLDER}/{name}.safetensors",
+            "parameters": sum(p.numel() for p in prior.parameters()),
+        }
+    return about
+
+
+def describe_backbone(backbone: Backbone) -> dict[str, Any] | None:
+    """The backbone's kind and settings, where a registry knows it."""
+    kind = BACKBONES.name_of(type(backbone))
+    settings = getattr(backbone, "settings", None)
+    if kind is None or settings is None:
+        return None
+    values = {k: v for k, v in plain_settings(settings).items() if k not in _OF_THE_RUN}
+    return {"kind": kind, "settings": values}
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """A component's settings as plain values, in the shape in which recipes write them."""
+    own = getattr(settings, "to_dict", None)
+    found: dict[str, Any] = own() if own else dataclasses.asdict(settings)
+    return found
+
+
+def kept_of(about: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The priors of a manifest that ship with the checkpoint."""
+    return {n: entry for n, entry in about.items() if entry["export"] == ExportMode.KEEP.value}
+
+
+def save_kept(priors: Mapping[str, PriorInjector], about: Mapping[str, Any], folder: Path) -> None:
+    """Write the tensors of every kept prior below ``folder``."""
+    for name, entry in kept_of(about).items():
+        path = folder / entry["file"]
+        path.parent.mkdir(exist_ok=True)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in priors[name].state_dict().items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def attach_kept(
+    backbone: Backbone,
+    folder: Path,
+    about: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Any] | None = None,
+) -> SpatialModel:
+    """Put the kept priors of an export on its backbone.
+
+    Args:
+        backbone: Loaded from ``folder``.
+        folder: The export.
+        about: ``priors`` of its manifest.
+        changes: Prior -> settings to use in place of the recorded ones (an instance of its ``Config``).
+
+    Raises:
+        ExportError: A prior is unknown here, or depends on other weights than it was trained with.
+    """
+    priors: dict[str, PriorInjector] = {}
+    for name, entry in kept_of(about).items():
+        try:
+            cls: Any = INJECTORS.get(entry["kind"])
+        except ValueError as error:
+            raise ExportError(f"{folder} needs its prior {name!r}: {error}") from None
+        settings = (changes or {}).get(name) or cls.Config(**entry["settings"])
+        priors[name] = cls(settings)
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        model = SpatialModel(backbone, priors)
+    for name, prior in priors.items():
+        entry = about[name]
+        changed = bool(changes and name in changes)
+        if not changed and (found := prior.provenance()) != entry["provenance"]:
+            raise ExportError(
+                f"{folder}: prior {name!r} was trained with {entry['provenance']}, and here there is {found}; "
+                "get the same weights, or its answers are not those of the export"
+            )
+        prior.load_state_dict(load_file(folder / entry["file"]), strict=True)
+    device = next(backbone.parameters()).device
+    return model.to(device).eval()
+
+
+def load_model(folder: Path | str, device: torch.device | str = "cpu") -> SpatialModel:
+    """An exported model with the priors that it keeps: ``load_model(folder).backbone.generate(...)`` answers.
+
+    Raises:
+        ExportError: The folder is not what its manifest says, or does not name its backbone.
+    """
+    folder = Path(folder)
+    manifest = verify_manifest(folder)
+    if not manifest.get("backbone"):
+        raise ExportError(f"{folder} does not name its backbone; load it with its own class")
+    cls: Any = BACKBONES.get(manifest["backbone"]["kind"])
+    backbone = cls.load(cls.Config(path=str(folder), **manifest["backbone"]["settings"]))
+    model = attach_kept(backbone.to(device), folder, manifest["priors"])
+    model.serve()
+    return model
