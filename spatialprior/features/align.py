@@ -40,10 +40,12 @@ def overlap_weights(
         low, high = (center - width / 2).unsqueeze(1), (center + width / 2).unsqueeze(1)
         return (torch.minimum(high, edges[1:]) - torch.maximum(low, edges[:-1])).clamp(min=0)
 
-    weights = lengths(max(cell, token))
+    width = max(cell, token)
+    weights = lengths(width)
     total = weights.sum(1, keepdim=True)
-    covered = lengths(token).sum(1) / token
-    return torch.where(total > 0, weights / total.clamp(min=1e-12), 0.0), covered
+    touching = total > 1e-9 * width  # a sliver of rounding is no overlap
+    weights = torch.where(touching, weights / total.where(touching, 1.0), 0.0)
+    return weights, lengths(token).sum(1) / token
 
 
 def onto_tokens(

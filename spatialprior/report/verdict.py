@@ -252,7 +252,7 @@ def _kept(kept: Mapping[str, Any], stock: bool) -> Statement:
     more = (kept["fusion_flops"] + kept["frozen_flops"]) / kept["flops"]
     text = (
         f"{names} ships beside a stock checkpoint and changes inference: {kept['kept_parameters']:,} "
-        f"parameters more, {kept['frozen_parameters']:,} of frozen models, and {more:+.0%} FLOPs on a short prompt."
+        f"parameters more, {kept['frozen_parameters']:,} of frozen models, {more:+.0%} FLOPs on a short prompt."
     )
     return Statement("neutral", "The export keeps its prior.", text)
 
