@@ -13,6 +13,7 @@ from spatialprior.run.errors import ConfigError
 GROUPS = {
     "recipe": "a whole run",
     "prior": "spatial priors, a list: prior=[gasp]; prior=[] is plain SFT",
+    "encoder": "the frozen model whose features vega3d fuses",
     "backbone": "the model to train",
     "lora": "low-rank adapters on it, in place of those of the size",
     "data": "clips to train on",
