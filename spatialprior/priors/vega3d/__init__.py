@@ -1,1 +1,1 @@
-"""VEGA-3D: features of a frozen generative model, fused into the visual tokens (arXiv 2603.19235)."""
+"""VEGA-3D (arXiv 2603.19235), a re-implementation: features of a generative model join the visual tokens."""
