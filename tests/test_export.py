@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,20 @@ from safetensors.torch import load_file, save_file
 from spatialprior.backbones.lora import LoraOptions
 from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
 from spatialprior.core.injector import ExportMode, Needs, PriorInjector
-from spatialprior.core.sites import residual_out
-from spatialprior.export import MANIFEST, ExportError, export_model, load_export, verify_manifest
+from spatialprior.core.sites import VISUAL_TOKENS, residual_out
+from spatialprior.eval.evaluator import load_exported
+from spatialprior.eval.generate_packed import generate_packed
+from spatialprior.export import (
+    MANIFEST,
+    ExportError,
+    export_model,
+    load_export,
+    load_model,
+    verify_manifest,
+)
 from spatialprior.model import SpatialModel
+from spatialprior.registry import INJECTORS
+from spatialprior.testing import plane_clip
 
 
 class Head(PriorInjector):
@@ -34,8 +45,37 @@ class Head(PriorInjector):
         self.proj = torch.nn.Linear(backbone.hidden_size, 4)
 
 
-class Keeper(Head):
+class Keeper(PriorInjector):
+    """Scales the visual tokens, at inference too."""
+
     export_mode = ExportMode.KEEP
+    weights = "first"
+
+    @dataclass
+    class Config:
+        bias: float = 0.5
+
+    def needs(self, num_layers: int) -> Needs:
+        return Needs(edits=(VISUAL_TOKENS,))
+
+    def attach(self, backbone: Any) -> None:
+        self.scale = torch.nn.Parameter(torch.linspace(0.5, 2, backbone.hidden_size))
+
+    def edit(self, site: Any, tokens: torch.Tensor, context: Any) -> torch.Tensor:
+        return tokens * self.scale + self.config.bias
+
+    def provenance(self) -> dict[str, str]:
+        return {"weights": self.weights}
+
+
+@pytest.fixture
+def keeper(monkeypatch: pytest.MonkeyPatch) -> type[Keeper]:
+    """Known by name, as an installed one is, for one test."""
+    INJECTORS.names()
+    monkeypatch.setattr(INJECTORS, "_entries", dict(INJECTORS._entries))
+    monkeypatch.setattr(INJECTORS, "_frozen", False)
+    INJECTORS.add("keeper", Keeper)
+    return Keeper
 
 
 def make(nano_folder: Path, lora: LoraOptions | None = None, prior: type = Head) -> SpatialModel:
@@ -119,9 +159,93 @@ def test_replaces_an_export_but_nothing_else(
 
 
 def test_keep_mode_is_refused_by_name(nano_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"prior 'head' needs KEEP export.*not available yet"):
+    with pytest.raises(ExportError, match=r"prior 'head' stays in the export.*register Keeper"):
         export_model(make(nano_folder, prior=Keeper), tmp_path / "export", recipe_hash="x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_kept_prior_ships_beside_a_stock_checkpoint(
+    nano_folder: Path, tmp_path: Path, keeper: type[Keeper]
+) -> None:
+    model = make(nano_folder, prior=keeper)
+    folder = tmp_path / "export"
+    report = export_model(model, folder, recipe_hash="x")
+    assert report.is_stock, "the checkpoint itself is stock"
+    assert report.kept is not None and report.kept["kept"] == ["head"]
+    assert report.kept["identical_logits"] and report.kept["changes_logits"]
+    assert report.kept["kept_parameters"] == model.backbone.hidden_size
+    hf, _ = load_export(folder)
+    assert not any("scale" in name for name, _ in hf.named_parameters())
+    assert "Inference has changed" in (folder / "README.md").read_text()
+
+    loaded = load_model(folder)
+    clip = plane_clip(questions=[("how many objects are visible in image 1?", "two")])
+    batch = model.backbone.encoder().prompts([clip])
+    model.eval()
+    with torch.no_grad():
+        wanted = model.backbone(batch, edits=model.edits(model.prepare(batch))).hidden
+        assert torch.equal(loaded.backbone(batch).hidden, wanted)
+        assert not torch.equal(model.backbone(batch).hidden, wanted)
+    # The same replies by generation with a cache, by packed questions, and by one pass a token.
+    model.serve()
+    tokens = loaded.backbone.generate(batch, 6)
+    assert torch.equal(tokens, model.backbone.generate(batch, 6))
+    packed = generate_packed(loaded.backbone, [clip], 6)
+    reply = loaded.backbone.encoder().decode(tokens)
+    assert packed == [reply]
+    stock = load_exported_stock(folder)
+    assert not torch.equal(stock.generate(batch, 6), tokens)
+
+
+def load_exported_stock(folder: Path) -> Qwen2_5VL:
+    return Qwen2_5VL.load(Qwen2_5VL.Config(path=str(folder))).eval()
+
+
+def test_generation_with_a_cache_equals_one_pass_a_token(
+    nano_folder: Path, keeper: type[Keeper]
+) -> None:
+    backbone = make(nano_folder, prior=keeper).eval().serve()
+    clip = plane_clip(questions=[("Is it far?", "yes")])
+    batch = backbone.encoder().prompts([clip])
+    for token in backbone.generate(batch, 5)[0]:
+        with torch.no_grad():
+            found = backbone.logits(backbone(batch).hidden[:, -1]).argmax(-1)
+        assert torch.equal(found, token[None])
+        more = {
+            "input_ids": torch.cat([batch.inputs["input_ids"], found[None]], 1),
+            "attention_mask": torch.nn.functional.pad(
+                batch.inputs["attention_mask"], (0, 1), value=1
+            ),
+        }
+        if "mm_token_type_ids" in batch.inputs:
+            types = batch.inputs["mm_token_type_ids"]
+            more["mm_token_type_ids"] = torch.nn.functional.pad(types, (0, 1))
+        batch = replace(
+            batch,
+            inputs=batch.inputs | more,
+            visual=torch.nn.functional.pad(batch.visual, (0, 1)),
+            labels=torch.nn.functional.pad(batch.labels, (0, 1), value=-100),
+        )
+
+
+def test_changed_settings_and_other_weights(
+    nano_folder: Path, tmp_path: Path, keeper: type[Keeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "export"
+    export_model(make(nano_folder, prior=keeper), folder, recipe_hash="x")
+    settings = Qwen2_5VL.Config()
+    clip = plane_clip(questions=[("Is it far?", "yes")])
+    changed = load_exported(folder, Qwen2_5VL, settings, changes={"head": Keeper.Config(bias=0.0)})
+    batch = changed.encoder().prompts([clip])
+    with torch.no_grad():
+        plain = load_exported(folder, Qwen2_5VL, settings)(batch).hidden
+        assert not torch.equal(changed(batch).hidden, plain)
+    monkeypatch.setattr(Keeper, "weights", "second")
+    with pytest.raises(ExportError, match=r"trained with .*first.*here there is .*second"):
+        load_model(folder)
+    (folder / "priors" / "head.safetensors").write_bytes(b"x")
+    with pytest.raises(ExportError, match=r"file priors/head.safetensors is changed"):
+        load_model(folder)
 
 
 def change_weights(folder: Path, edit: Any) -> None:

@@ -84,9 +84,9 @@ class InjectorContract:
         assert not required, f"a recipe need not name every setting: no default for {required}"
 
     def test_identity_at_attach(self) -> None:
-        if not self.injector_class.identity_at_attach:
-            return
         model = self.model()
+        if not model.injectors["prior"].identity_at_attach:
+            return
         batch = self.batch(model)
         stock = _logits(SpatialModel(self.backbone(), {}), batch)
         assert torch.equal(_logits(model, batch), stock), (

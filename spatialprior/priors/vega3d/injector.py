@@ -23,7 +23,7 @@ from spatialprior.features.cached import CachedEncoder
 from spatialprior.features.choice import EncoderChoice
 from spatialprior.features.maps import FeatureMaps
 from spatialprior.priors.vega3d import sources
-from spatialprior.priors.vega3d.fusion import FusionConfig, make_fusion
+from spatialprior.priors.vega3d.config import FusionConfig
 
 PROJECTION_SEED = 0x3D
 
@@ -126,7 +126,7 @@ class Vega3d(PriorInjector):
     def attach(self, backbone: Backbone) -> None:
         config, width, channels = self.config, backbone.hidden_size, self.encoder.channels
         self.norm: nn.Module = nn.RMSNorm(channels, eps=1e-6) if config.normalise else nn.Identity()
-        self.fusion = make_fusion(config.fusion, channels, width)
+        self.fusion = config.fusion.build(channels, width)
         self.identity_at_attach = self.fusion.identity_at_attach
         if config.source == "own_vision":
             fixed = sources.projection(width, channels, PROJECTION_SEED)
