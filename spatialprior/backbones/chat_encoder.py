@@ -24,8 +24,8 @@ from spatialprior.backbones.conversation import (
     contents,
     is_interleaved,
 )
-from spatialprior.backbones.settings import Frames
 from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
+from spatialprior.core.backbone import Frames
 from spatialprior.core.batch import IGNORE, ClipBatch
 from spatialprior.core.clip import MultiViewClip
 
