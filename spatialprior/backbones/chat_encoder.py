@@ -25,8 +25,8 @@ from spatialprior.backbones.conversation import (
     is_interleaved,
 )
 from spatialprior.backbones.echo import split_echo, with_echo
-from spatialprior.backbones.settings import Frames
 from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
+from spatialprior.core.backbone import Frames
 from spatialprior.core.batch import IGNORE, ClipBatch
 from spatialprior.core.clip import MultiViewClip
 

@@ -28,7 +28,7 @@ from spatialprior.backbones.loading import (
 )
 from spatialprior.backbones.lockstep import BlankVisuals
 from spatialprior.backbones.settings import HFConfig
-from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit
+from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit, Frames
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.sites import VISUAL_TOKENS, Site, Taps, parse_residual
 
@@ -157,19 +157,19 @@ class HFBackbone(Backbone):
     def vision_blocks(self) -> nn.ModuleList:
         """Blocks of the vision tower."""
 
-    @property
-    def block_classes(self) -> tuple[str, ...]:
-        blocks = (*self.decoder_layers, *self.vision_blocks)
-        return tuple(dict.fromkeys(type(block).__name__ for block in blocks))
-
     def attention_modules(self) -> list[nn.Module]:
         """Self-attention of every decoder layer, in order."""
         return [layer.get_submodule("self_attn") for layer in self.decoder_layers]
 
+    @property
+    def frames(self) -> Frames:
+        frames: Frames = getattr(self.settings, "frames", "images")  # not every family has a choice
+        return frames
+
     def encoder(self) -> ChatEncoder:
-        settings = self.settings
-        frames: Any = getattr(settings, "frames", "images")
-        return self.encoder_class(self.processor, frames, settings.max_pixels, self.echo_views)
+        return self.encoder_class(
+            self.processor, self.frames, self.settings.max_pixels, self.echo_views
+        )
 
     def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """``B S`` bool, where visual tokens sit."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spatialprior.backbones.branches import place_in_branch
 from spatialprior.backbones.chat_encoder import ChatEncoder
 from spatialprior.backbones.hf import HFBackbone
+from spatialprior.backbones.visuals import ViewGrid
 from spatialprior.core.batch import ClipBatch
 
 Box = tuple[float, float, float, float]
@@ -38,6 +39,11 @@ def middle_square(size: tuple[int, int], settings: Any) -> Box:
     side = settings.crop_size["height"] * min(size) / settings.size["shortest_edge"]
     x0, y0 = (width - side) / 2, (height - side) / 2
     return x0, y0, x0 + side, y0 + side
+
+
+def square_grids(count: int, cells: int, box: Box) -> tuple[ViewGrid, ...]:
+    """A video's frames one after the other, each of ``cells`` by ``cells`` tokens over ``box``."""
+    return tuple(ViewGrid(frame, frame * cells**2, cells, cells, box) for frame in range(count))
 
 
 class LlavaEncoder(ChatEncoder):

@@ -11,10 +11,17 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaNextVideoForConditionalGeneration
 
-from spatialprior.backbones.llava import Llava, LlavaEncoder, middle_square, share_of_box
+from spatialprior.backbones.llava import (
+    Llava,
+    LlavaEncoder,
+    middle_square,
+    share_of_box,
+    square_grids,
+)
 from spatialprior.backbones.nano.twin import cached_twin
-from spatialprior.backbones.settings import Frames, HFConfig
+from spatialprior.backbones.settings import HFConfig
 from spatialprior.backbones.visuals import ViewGrid, full_box
+from spatialprior.core.backbone import Frames
 from spatialprior.core.clip import MultiViewClip
 
 _POOL = 2  # patches a side of one video token; the family's processor counts with it too
@@ -41,9 +48,7 @@ class LlavaNextVideoEncoder(LlavaEncoder):
         cells = side // patch // _POOL
         kept = middle_square(clip.image_size, settings)
         box = share_of_box(kept, cells * _POOL * patch / side)
-        return tuple(
-            ViewGrid(frame, frame * cells**2, cells, cells, box) for frame in range(clip.num_views)
-        )
+        return square_grids(clip.num_views, cells, box)
 
     def join_videos(self, outs: Sequence[Any], clips: Sequence[MultiViewClip]) -> dict[str, Tensor]:
         """Every frame as a video of its own: the same features, and videos may differ in length."""

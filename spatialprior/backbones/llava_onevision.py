@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from spatialprior.backbones.llava import Llava, LlavaEncoder, share_of_box
+from spatialprior.backbones.llava import Llava, LlavaEncoder, share_of_box, square_grids
 from spatialprior.backbones.nano.twin import cached_twin
-from spatialprior.backbones.settings import Frames, HFConfig
+from spatialprior.backbones.settings import HFConfig
 from spatialprior.backbones.visuals import ViewGrid, full_box
+from spatialprior.core.backbone import Frames
 from spatialprior.core.clip import MultiViewClip
 
 
@@ -50,9 +51,7 @@ class LlavaOnevisionEncoder(LlavaEncoder):
         cells = math.ceil(self._cells / 2)
         share = self._under_patches(self.processor.video_processor)
         box = share_of_box(full_box(clip.image_size), share)
-        return tuple(
-            ViewGrid(frame, frame * cells**2, cells, cells, box) for frame in range(clip.num_views)
-        )
+        return square_grids(clip.num_views, cells, box)
 
     def join_videos(self, outs: Sequence[Any], clips: Sequence[MultiViewClip]) -> dict[str, Tensor]:
         first = clips[0]

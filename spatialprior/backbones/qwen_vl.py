@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from spatialprior.backbones.branches import place_in_branch
 from spatialprior.backbones.chat_encoder import FPS, ChatEncoder
 from spatialprior.backbones.hf import HFBackbone
-from spatialprior.backbones.settings import Frames, HFConfig
+from spatialprior.backbones.settings import HFConfig
 from spatialprior.backbones.visuals import ViewGrid, full_box
+from spatialprior.core.backbone import Frames
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.clip import MultiViewClip
 

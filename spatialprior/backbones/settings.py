@@ -7,9 +7,6 @@ from typing import Literal
 
 from spatialprior.backbones.lora import LoraOptions
 
-Frames = Literal["images", "video"]
-"""How the views of a clip go in: each as an image of its own, or all as the frames of one video."""
-
 
 @dataclass
 class HFConfig:

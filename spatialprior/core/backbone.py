@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -18,6 +18,10 @@ Edit = Callable[[Tensor], Tensor]
 
 Checkpointing = Literal["none", "reentrant", "nonreentrant"]
 """How layers are recomputed in the backward pass (the two kinds of ``torch.utils.checkpoint``)."""
+
+
+Frames = Literal["images", "video"]
+"""How the views of a clip go in: each as an image of its own, or all as the frames of one video."""
 
 
 class Encoder(Protocol):
@@ -66,6 +70,18 @@ class Backbone(nn.Module):
     editor: Callable[[ClipBatch], Mapping[Site, Sequence[Edit]]] | None = None
     echo_views: bool = False
 
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raise a one-line error for what is wrong with ``config``, before any weight loads.
+
+        By default nothing is.
+        """
+
+    @property
+    def frames(self) -> Frames:
+        """How the encoder gives the views of a clip to the model, as it is set."""
+        return "images"
+
     @property
     @abstractmethod
     def num_layers(self) -> int: ...
@@ -73,11 +89,6 @@ class Backbone(nn.Module):
     @property
     @abstractmethod
     def hidden_size(self) -> int: ...
-
-    @property
-    @abstractmethod
-    def block_classes(self) -> tuple[str, ...]:
-        """Class names of the repeated blocks (decoder layers, vision blocks): what FSDP wraps one by one."""
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ import yaml
 
 import spatialprior
 from spatialprior.run.arguments import parse
-from spatialprior.run.errors import is_expected, report
+from spatialprior.run.errors import EXIT_FAILED, is_expected, report
 from spatialprior.run.help import help_text
 
 
@@ -48,11 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if not is_expected(error):
-            if not several:
-                raise
+        if is_expected(error):
+            code = report(error)
+        elif several:
             traceback.print_exc()
-        code = report(error) if is_expected(error) else 1
+            code = EXIT_FAILED
+        else:
+            raise
         if several:  # unwinding would wait for collective operations that the others never join
             sys.stderr.flush()
             os._exit(code)

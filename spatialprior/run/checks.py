@@ -15,11 +15,17 @@ from spatialprior.run.errors import RunError
 from spatialprior.run.schema import Component, RunConfig
 
 
-def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
+def check_run(config: RunConfig, arms: int, processes: int, device: torch.device) -> None:
     """Check what the settings say together, and of a run that trains the files and the checkpoint too.
 
+    Args:
+        config: The run.
+        arms: How many models it trains.
+        processes: How many processes train each.
+        device: What this one computes on.
+
     Raises:
-        RunError: A setting does not go with another one, with the processes or with the device.
+        RunError: A setting does not go with another one, with the arms, the processes or the device.
         MissingClipFieldError: A prior needs geometry that the data does not have.
         BackboneError: The checkpoint cannot be had, or is another family's.
     """
@@ -30,10 +36,10 @@ def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
             f"trainer.clips_per_step={clips} does not divide among {processes} processes; "
             "start another number of them, or set a multiple"
         )
-    if config.scale.sharding == "zero3" and (config.arms or config.control != "none"):
+    if config.scale.sharding == "zero3" and arms > 1:
         raise RunError(
-            "scale.sharding=zero3 trains one model a run (DeepSpeed mixes up a second one in a process): "
-            "add control=none and leave arms out, or use scale.sharding=fsdp2"
+            "scale.sharding=zero3 trains one model a run (DeepSpeed mixes up a second one in a process), and "
+            f"this run has {arms}: add control=none and leave arms out, or use scale.sharding=fsdp2"
         )
     needs_geometry = {*config.priors, *(("vqa",) if config.vqa.enabled else ())}
     if needs_geometry and not config.data.cls.has_geometry:
@@ -74,8 +80,7 @@ def _check_sources(config: RunConfig) -> None:
 def _check_backbone(component: Component, device: torch.device) -> None:
     """The checkpoint is there and of the family; weights suit the device and what trains them."""
     cls, settings = component.cls, component.settings
-    if hasattr(cls, "check"):
-        cls.check(settings)
+    cls.check(settings)
     if getattr(settings, "dtype", "float32") != "bfloat16":
         return
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():

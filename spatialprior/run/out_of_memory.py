@@ -17,7 +17,7 @@ def explained(error: BaseException, config: RunConfig) -> BaseException:
     if scale.max_tokens:
         ways.append(f"scale.max_tokens={scale.max_tokens // 2}")
     elif scale.micro_batch > 1:
-        ways.append(f"scale.micro_batch={max(1, scale.micro_batch // 2)}")
+        ways.append(f"scale.micro_batch={scale.micro_batch // 2}")
     if scale.gradient_checkpointing == "none":
         ways.append("scale.gradient_checkpointing=nonreentrant")
     if scale.mixed_precision == "no" and scale.device != "cpu":

@@ -55,7 +55,7 @@ _REDONE = {
 def run(config: RunConfig) -> int:
     """Run (or go on with) what ``config`` describes and print where the report lies."""
     accelerator = make_accelerator(config.scale)
-    processes = Processes(accelerator.process_index, accelerator.num_processes)
+    processes = Processes.of(accelerator)
     folder = processes.shared_folder(lambda: run_folder(config))
     if processes.first:
         print(f"run folder: {folder}")
@@ -88,7 +88,7 @@ class Pipeline:
     ) -> None:
         self.config, self.folder = config, Path(folder)
         self.accelerator = accelerator or make_accelerator(config.scale)
-        self.processes = Processes(self.accelerator.process_index, self.accelerator.num_processes)
+        self.processes = Processes.of(self.accelerator)
         self.stages = Stages(
             self.folder / "stages", lambda name: tqdm.write(f"-- {name}"), self.processes
         )
@@ -97,7 +97,7 @@ class Pipeline:
 
     def run(self) -> dict[str, Any]:
         """All stages in order; returns what went into ``report.json``."""
-        check_run(self.config, self.processes.count, self.accelerator.device)
+        check_run(self.config, len(self.arms), self.processes.count, self.accelerator.device)
         self.processes.from_first(self._forget)
         base = self._base()
         self._look(BEFORE, base)

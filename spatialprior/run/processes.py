@@ -16,9 +16,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from spatialprior.run.errors import RunError, is_expected, one_line
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 T = TypeVar("T")
 
@@ -38,6 +41,11 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Self:
+        """Those that ``accelerator`` has joined."""
+        return cls(accelerator.process_index, accelerator.num_processes)
 
     @property
     def first(self) -> bool:

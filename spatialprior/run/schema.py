@@ -29,9 +29,8 @@ class Component:
     settings: Any
 
     def to_dict(self) -> dict[str, Any]:
-        own = getattr(
-            self.settings, "to_dict", None
-        )  # settings that hold components write themselves
+        # Settings that hold components write themselves.
+        own = getattr(self.settings, "to_dict", None)
         return {"kind": self.kind, **plain(own() if own else dataclasses.asdict(self.settings))}
 
 

@@ -96,8 +96,9 @@ class Checkpoints:
         box = [self._latest()]
         if engine.accelerator.num_processes > 1:
             broadcast_object_list(box)
-        if (latest := box[0]) is None:
+        if box[0] is None:
             return 0
+        latest, step = box[0]
         trainable = engine.trainable()
         with _opened(latest / _WEIGHTS, trainable, latest) as weights:
             moments = load_file(latest / _OPTIMIZER)
@@ -106,18 +107,20 @@ class Checkpoints:
                     key: moments[f"{name}/{key}"] for key in MOMENTS if f"{name}/step" in moments
                 }
                 engine.write(parameter, {"value": weights.get_tensor(name), **own})
-        return self._step(latest)
+        return step
 
     def load_weights(self, model: nn.Module) -> None:
         """Only the weights of the latest checkpoint, into a model that is not distributed."""
-        if (latest := self._latest()) is None:
+        if (found := self._latest()) is None:
             raise CheckpointError(f"{self.folder} holds no checkpoint")
+        latest, _ = found
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         with _opened(latest / _WEIGHTS, trainable, latest) as weights, torch.no_grad():
             for name, parameter in trainable.items():
                 parameter.copy_(weights.get_tensor(name))
 
-    def _latest(self) -> Path | None:
+    def _latest(self) -> tuple[Path, int] | None:
+        """The latest complete checkpoint and the number of steps behind it."""
         saved = self.complete()
         if not saved:
             return None
@@ -127,11 +130,7 @@ class Checkpoints:
                 f"{saved[-1]} was written with other settings (recipe hash {meta['recipe_hash']}, this run has "
                 f"{self.recipe_hash}); resume with the run's own recipe.yaml or start a new run"
             )
-        return saved[-1]
-
-    @staticmethod
-    def _step(checkpoint: Path) -> int:
-        return int(json.loads((checkpoint / "state.json").read_text())["step"])
+        return saved[-1], int(meta["step"])
 
 
 @contextmanager

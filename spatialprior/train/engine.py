@@ -58,9 +58,8 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of ``loss``, this process's part of a sum over all of them."""
-        (
-            loss * self.accelerator.num_processes
-        ).backward()  # DDP and FSDP2 take the mean over processes
+        # DDP and FSDP2 take the mean over processes.
+        (loss * self.accelerator.num_processes).backward()
 
     def update(self, limit: float) -> float:
         """One optimiser step with the gradient scaled down to norm ``limit``; returns the norm before that.

@@ -97,9 +97,7 @@ class Zero(Engine):
         yield
 
     def forward(self, batch: ClipBatch, context: Mapping[str, Any]) -> list[LossTerm]:
-        video = (
-            getattr(getattr(self.model.backbone, "settings", None), "frames", "images") == "video"
-        )
+        video = self.model.backbone.frames == "video"
         usual = {"pixel_values_videos" if video else "pixel_values"}
         if self._stage == 3 and {key for key in batch.inputs if key in _PIXELS} != usual:
             raise ZeroOrderError(

@@ -96,8 +96,8 @@ def test_vision_is_where_the_adapters_look(backbone):
 def test_stock_agrees_on_what_to_wrap(backbone):
     """``_no_split_modules`` (accelerate's own source) names the decoder layer; ours must not contradict it."""
     named = getattr(backbone.decoder, "_no_split_modules", None) or ()
-    assert backbone.block_classes[0] in named, moved(
-        "_no_split_modules of the text model", "hf.py: block_classes"
+    assert type(backbone.decoder_layers[0]).__name__ in named, moved(
+        "_no_split_modules of the text model", "hf.py: blocks"
     )
 
 

@@ -327,8 +327,9 @@ def test_on_meta_is_what_load_would_train(kind, lora):
     outside = {n for n, p in planned.named_parameters() if id(p) not in inside}
     decoder = ("hf.model.language_model.", "hf.lm_head.")
     assert {n for n in outside if not n.startswith(decoder)} <= {"hf.model.image_newline"}
-    assert {type(m).__name__ for m in planned.modules()} >= set(planned.block_classes)
-    assert len(planned.block_classes) == 2
+    blocks = {type(b).__name__ for b in planned.blocks()}
+    assert {type(m).__name__ for m in planned.modules()} >= blocks
+    assert len(blocks) == 2
     with pytest.raises(ValueError, match="no processor"):
         planned.encoder()
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from spatialprior.backbones.nano.qwen2_5_vl_nano import LAYERS, expand
+from spatialprior.backbones.nano.qwen2_5_vl_nano import expand
+from spatialprior.backbones.nano.shape import LAYERS
 from spatialprior.backbones.qwen2_5_vl import Qwen2_5VL
 
 

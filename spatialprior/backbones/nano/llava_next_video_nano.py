@@ -11,13 +11,13 @@ from transformers import (
     LlavaNextVideoVideoProcessor,
 )
 
+from spatialprior.backbones.nano.shape import HEADS, HIDDEN, INTERMEDIATE, text_config
 from spatialprior.backbones.nano.vocabulary import llama_tokenizer
 
 MODEL = LlavaNextVideoForConditionalGeneration
 PATCH = 4
 SIDE = 24 * PATCH
 PINPOINTS = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-HIDDEN, HEADS, LAYERS, INIT_STD = 64, 2, 4, 0.12
 
 # As the published template: plain words for the roles, views before the text, no end token between turns.
 TEMPLATE = """\
@@ -53,24 +53,11 @@ def processor() -> LlavaNextVideoProcessor:
 def config(tok: LlamaTokenizer) -> LlavaNextVideoConfig:
     """The stock configuration with nano numbers."""
     return LlavaNextVideoConfig(
-        text_config={
-            "model_type": "llama",
-            "vocab_size": len(tok),
-            "hidden_size": HIDDEN,
-            "intermediate_size": 176,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": HEADS,
-            "max_position_embeddings": 8192,
-            "initializer_range": INIT_STD,
-            "bos_token_id": tok.bos_token_id,
-            "eos_token_id": tok.eos_token_id,
-            "pad_token_id": tok.pad_token_id,
-        },
+        text_config=text_config(tok, model_type="llama"),
         vision_config={
             "model_type": "clip_vision_model",
             "hidden_size": HIDDEN,
-            "intermediate_size": 176,
+            "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": 3,  # the last one goes unused: features are taken before it
             "num_attention_heads": HEADS,
             "image_size": SIDE,

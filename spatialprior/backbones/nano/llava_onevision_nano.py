@@ -11,6 +11,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
+from spatialprior.backbones.nano.shape import HEADS, HIDDEN, INTERMEDIATE, text_config
 from spatialprior.backbones.nano.vocabulary import qwen_tokenizer
 
 MODEL = LlavaOnevisionForConditionalGeneration
@@ -18,7 +19,6 @@ PATCH = 4
 CELLS = 11
 SIDE = CELLS * PATCH + 2
 PINPOINTS = [[rows * SIDE, cols * SIDE] for rows in (1, 2) for cols in (1, 2)]
-HIDDEN, HEADS, LAYERS, INIT_STD = 64, 2, 4, 0.12
 
 # As the published template: views before the text; a turn that is over has a blank after its role.
 TEMPLATE = """\
@@ -51,24 +51,11 @@ def processor() -> LlavaOnevisionProcessor:
 def config(tok: Qwen2Tokenizer) -> LlavaOnevisionConfig:
     """The stock configuration with nano numbers."""
     return LlavaOnevisionConfig(
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tok),
-            "hidden_size": HIDDEN,
-            "intermediate_size": 176,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 8192,
-            "initializer_range": INIT_STD,
-            "bos_token_id": None,
-            "eos_token_id": tok.eos_token_id,
-            "pad_token_id": tok.pad_token_id,
-        },
+        text_config=text_config(tok, model_type="qwen2", num_key_value_heads=1),
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": HIDDEN,
-            "intermediate_size": 176,
+            "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": 2,
             "num_attention_heads": HEADS,
             "image_size": SIDE,

@@ -23,17 +23,12 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from spatialprior.backbones.nano.shape import HEADS, HIDDEN, INIT_STD, INTERMEDIATE, text_config
 from spatialprior.backbones.nano.vocabulary import qwen_tokenizer
 
 MODEL = Qwen2_5_VLForConditionalGeneration
 PATCH = 8
 SIDE = 128
-HIDDEN = 64
-LAYERS = 4
-"""Of the untrained twin; the shipped base has two more, see :func:`expand`."""
-HEADS = 2
-INIT_STD = 0.12
-"""About 1/sqrt(HIDDEN). With the stock 0.02, attention at this width is so flat that matching never starts."""
 
 SPECIAL = (
     "<|im_start|>",
@@ -50,44 +45,48 @@ def tokenizer() -> Qwen2Tokenizer:
     return qwen_tokenizer(SPECIAL)
 
 
+def chat_template() -> str:
+    """The template of the Qwen twins."""
+    return (resources.files("spatialprior.backbones.nano") / "chat_template.jinja").read_text()
+
+
+def visual_ids(tok: Qwen2Tokenizer) -> dict[str, int]:
+    """Ids of the tokens that stand for an image or a video, and around one, by their configuration name."""
+    tokens = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+    return {name: tok.convert_tokens_to_ids(token) for name, token in tokens.items()}
+
+
 def processor() -> Qwen2_5_VLProcessor:
     """A stock ``Qwen2_5_VLProcessor``: one visual token is one 8x8 patch."""
     size = {"shortest_edge": 8 * 8 * PATCH * PATCH, "longest_edge": SIDE * SIDE}
-    template = (resources.files("spatialprior.backbones.nano") / "chat_template.jinja").read_text()
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=PATCH, merge_size=1, size=size),
         tokenizer=tokenizer(),
         video_processor=Qwen2VLVideoProcessor(patch_size=PATCH, merge_size=1, size=size),
-        chat_template=template,
+        chat_template=chat_template(),
     )
 
 
 def config(tok: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    """The stock configuration with nano numbers."""
-    ids = {token: tok.convert_tokens_to_ids(token) for token in SPECIAL}
+    """The stock configuration with nano numbers; the shipped base has two layers more, see :func:`expand`."""
     return Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(tok),
-            "hidden_size": HIDDEN,
-            "intermediate_size": 176,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": HEADS,
-            "max_position_embeddings": 8192,
-            "initializer_range": INIT_STD,
-            "rope_parameters": {
+        text_config=text_config(
+            tok,
+            rope_parameters={
                 "rope_type": "default",
                 "rope_theta": 1e6,
                 "mrope_section": [1, 1, 14],
             },
-            "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": tok.pad_token_id,
-        },
+        ),
         vision_config={
             "depth": 2,
             "hidden_size": HIDDEN,
-            "intermediate_size": 176,
+            "intermediate_size": INTERMEDIATE,
             "num_heads": HEADS,
             "patch_size": PATCH,
             "spatial_merge_size": 1,
@@ -97,10 +96,7 @@ def config(tok: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
             "fullatt_block_indexes": [0, 1],
             "initializer_range": INIT_STD,
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        **visual_ids(tok),
         tie_word_embeddings=True,
     )
 

@@ -5,8 +5,6 @@ Its template begins every conversation with a system turn, as the published one 
 
 from __future__ import annotations
 
-from importlib import resources
-
 from transformers import (
     Qwen2Tokenizer,
     Qwen2VLConfig,
@@ -17,6 +15,7 @@ from transformers import (
 )
 
 from spatialprior.backbones.nano import qwen2_5_vl_nano as nano
+from spatialprior.backbones.nano.shape import HEADS, HIDDEN, INIT_STD
 
 MODEL = Qwen2VLForConditionalGeneration
 _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -25,35 +24,31 @@ _SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 def processor() -> Qwen2VLProcessor:
     """A stock ``Qwen2VLProcessor``: one visual token is one 8x8 patch."""
     size = {"shortest_edge": 8 * 8 * nano.PATCH * nano.PATCH, "longest_edge": nano.SIDE**2}
-    template = (resources.files("spatialprior.backbones.nano") / "chat_template.jinja").read_text()
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=nano.PATCH, merge_size=1, size=size),
         tokenizer=nano.tokenizer(),
         video_processor=Qwen2VLVideoProcessor(patch_size=nano.PATCH, merge_size=1, size=size),
-        chat_template=f"{{% if messages[0]['role'] != 'system' %}}{_SYSTEM}{{% endif %}}{template}",
+        chat_template=f"{{% if messages[0]['role'] != 'system' %}}{_SYSTEM}{{% endif %}}{nano.chat_template()}",
     )
 
 
 def config(tok: Qwen2Tokenizer) -> Qwen2VLConfig:
     """The stock configuration with nano numbers."""
-    like = nano.config(tok)
-    text = {k: v for k, v in like.text_config.to_dict().items() if k != "model_type"}
+    text = nano.config(tok).text_config.to_dict()
+    text.pop("model_type")
     return Qwen2VLConfig(
         text_config=text,
         vision_config={
             "depth": 2,
-            "embed_dim": nano.HIDDEN,
-            "hidden_size": nano.HIDDEN,
-            "num_heads": nano.HEADS,
+            "embed_dim": HIDDEN,
+            "hidden_size": HIDDEN,
+            "num_heads": HEADS,
             "mlp_ratio": 2,
             "patch_size": nano.PATCH,
             "spatial_merge_size": 1,
             "temporal_patch_size": 2,
-            "initializer_range": nano.INIT_STD,
+            "initializer_range": INIT_STD,
         },
-        image_token_id=like.image_token_id,
-        video_token_id=like.video_token_id,
-        vision_start_token_id=like.vision_start_token_id,
-        vision_end_token_id=like.vision_end_token_id,
+        **nano.visual_ids(tok),
         tie_word_embeddings=True,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
 from transformers import (
     Qwen2Tokenizer,
     Qwen2VLImageProcessor,
@@ -14,6 +12,7 @@ from transformers import (
 )
 
 from spatialprior.backbones.nano import qwen2_5_vl_nano as nano
+from spatialprior.backbones.nano.shape import HEADS, HIDDEN, INIT_STD, INTERMEDIATE, text_config
 
 MODEL = Qwen3VLForConditionalGeneration
 
@@ -24,52 +23,41 @@ def processor() -> Qwen3VLProcessor:
     image = {"shortest_edge": smallest, "longest_edge": nano.SIDE**2}
     # This family bounds the pixels of all frames of a video together.
     video = {"shortest_edge": 2 * smallest, "longest_edge": 32 * nano.SIDE**2}
-    template = (resources.files("spatialprior.backbones.nano") / "chat_template.jinja").read_text()
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=nano.PATCH, merge_size=1, size=image),
         tokenizer=nano.tokenizer(),
         video_processor=Qwen3VLVideoProcessor(patch_size=nano.PATCH, merge_size=1, size=video),
-        chat_template=template,
+        chat_template=nano.chat_template(),
     )
 
 
 def config(tok: Qwen2Tokenizer) -> Qwen3VLConfig:
     """The stock configuration with nano numbers."""
-    like = nano.config(tok)
-    same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "eos_token_id")
     return Qwen3VLConfig(
-        text_config={
-            **{name: getattr(like.text_config, name) for name in same},
-            "num_attention_heads": nano.HEADS,
-            "num_key_value_heads": 1,
-            "head_dim": nano.HIDDEN // nano.HEADS,
-            "max_position_embeddings": 8192,
-            "initializer_range": nano.INIT_STD,
-            "rope_parameters": {
+        text_config=text_config(
+            tok,
+            num_key_value_heads=1,
+            head_dim=HIDDEN // HEADS,
+            rope_parameters={
                 "rope_type": "default",
                 "rope_theta": 1e6,
                 "mrope_section": [6, 5, 5],
                 "mrope_interleaved": True,
             },
-            "bos_token_id": None,
-            "pad_token_id": tok.pad_token_id,
-        },
+        ),
         vision_config={
             "depth": 3,
-            "hidden_size": nano.HIDDEN,
-            "intermediate_size": 176,
-            "num_heads": nano.HEADS,
+            "hidden_size": HIDDEN,
+            "intermediate_size": INTERMEDIATE,
+            "num_heads": HEADS,
             "patch_size": nano.PATCH,
             "spatial_merge_size": 1,
             "temporal_patch_size": 2,
-            "out_hidden_size": nano.HIDDEN,
+            "out_hidden_size": HIDDEN,
             "num_position_embeddings": 256,
             "deepstack_visual_indexes": [0, 1],
-            "initializer_range": nano.INIT_STD,
+            "initializer_range": INIT_STD,
         },
-        image_token_id=like.image_token_id,
-        video_token_id=like.video_token_id,
-        vision_start_token_id=like.vision_start_token_id,
-        vision_end_token_id=like.vision_end_token_id,
+        **nano.visual_ids(tok),
         tie_word_embeddings=True,
     )
