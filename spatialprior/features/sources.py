@@ -1,0 +1,107 @@
+"""Where an encoder's weights come from: a local folder or file, a hub id, or a seed. safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+
+from spatialprior.features.encoder import EncoderConfig, EncoderError
+
+WEIGHTS = "model.safetensors"
+
+
+def refuse_nano(config: EncoderConfig, encoder: str) -> None:
+    """Raise :class:`EncoderError` for ``path=nano`` where the encoder has no embedded model."""
+    if config.path == "nano":
+        raise EncoderError(
+            f"{encoder} has no embedded nano model; give path=FOLDER with {WEIGHTS}, or a hub id"
+        )
+
+
+def open_source(config: EncoderConfig) -> Path:
+    """The local file or folder of ``config.path``: itself, or the hub's snapshot (fetched where allowed).
+
+    Raises:
+        EncoderError: It does not exist, cannot be fetched, or a local path comes with a revision.
+    """
+    path, revision = config.path.removeprefix("hf-hub:"), config.revision
+    local = Path(path).expanduser()
+    if local.exists():
+        if revision is not None:
+            raise EncoderError(
+                f"revision={revision} is of a hub id, and path={path} is here; drop the revision"
+            )
+        return local
+    if path.startswith(("/", "./", "../", "~")):
+        raise EncoderError(f"path={path} does not exist; give a folder with {WEIGHTS}, or a hub id")
+    try:
+        # One snapshot, so that configuration and weights are of one commit.
+        wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+        return Path(snapshot_download(path, revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise EncoderError(
+            f"path={path}{at} is no folder here and the hub does not give it ({type(error).__name__}); "
+            f"where there is a network: hf download {path} --local-dir DIR, then path=DIR"
+        ) from error
+
+
+def weight_files(source: Path) -> list[Path]:
+    """The safetensors files of what :func:`open_source` returned, sorted.
+
+    Raises:
+        EncoderError: There is none (other formats are not read).
+    """
+    files = [source] if source.is_file() else sorted(source.glob("model*.safetensors"))
+    if not files or any(file.suffix != ".safetensors" for file in files):
+        raise EncoderError(
+            f"{source} holds no {WEIGHTS}; other formats can run code and are not read"
+        )
+    return files
+
+
+def single_file(source: Path) -> Path:
+    """The one safetensors file of a source.
+
+    Raises:
+        EncoderError: There is none, or there are several.
+    """
+    files = weight_files(source)
+    if len(files) > 1:
+        raise EncoderError(f"{source} holds {len(files)} safetensors files; give one as path")
+    return files[0]
+
+
+def revision_of(config: EncoderConfig) -> str:
+    """The hub's commit, or the digest of the local files."""
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", config.revision or "")
+    if is_commit and not Path(config.path).expanduser().exists():
+        return str(config.revision)
+    source = open_source(config)
+    if source.parent.name == "snapshots":
+        return source.name
+    extra = [source / "config.json"] if (source / "config.json").is_file() else []
+    return digest([*extra, *weight_files(source)])
+
+
+def digest(files: list[Path]) -> str:
+    """SHA-256 over the bytes of files."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Weights made on the CPU inside of the block are drawn from ``seed``; the global state comes back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
