@@ -69,6 +69,13 @@ class PriorInjector(nn.Module):
         super().__init__()
         self.config = config
 
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raise ``ValueError`` for what is wrong with ``config``, such as frozen weights that are not there.
+
+        Called before any weight loads; loads none itself.
+        """
+
     def needs(self, num_layers: int) -> Needs:
         """Sites and clip fields this prior wants, given the decoder's depth."""
         raise NotImplementedError

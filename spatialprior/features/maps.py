@@ -32,7 +32,7 @@ class FeatureMaps:
 
     def frames(self) -> list[FeatureMaps]:
         """One-frame maps, one for each frame."""
-        return [replace(self, values=one) for one in self.values.split(1)]
+        return [replace(self, values=one) for one in self.values.unsqueeze(1)]
 
     def cell_boxes(self) -> Tensor:
         """``h w 4`` float64: the pixels ``(x0, y0, x1, y1)`` under every cell."""

@@ -94,7 +94,7 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         settings=_settings(report),
         cost=_cost(report),
         export=[(k.replace("_", " "), _shown(v)) for k, v in (report.get("export") or {}).items()],
-        is_gasp=any("gasp" in str(p).lower() for p in report.get("priors") or []),
+        priors=[str(prior).lower() for prior in report.get("priors") or []],
         config_text=json.dumps(report["config"], indent=2) if report.get("config") else "",
         style=Markup(
             resources.files("spatialprior.report").joinpath("style.css").read_text("utf-8")

@@ -64,10 +64,10 @@ def summary(report: Mapping[str, Any]) -> str:
             for task, row in tasks.items()
         ]
         parts += ["", _table(head, rows)]
-    if rows := control_rows(report):
+    if controls := control_rows(report):
         head = ["recipe against", "", "their score", "difference [95 %]", "recipe is", "n / rooms"]
         keys = ("arm", "kind", "score", "gap", "says", "n")
-        parts += ["", _table(head, [[row[key] for key in keys] for row in rows])]
+        parts += ["", _table(head, [[row[key] for key in keys] for row in controls])]
     return "\n".join(parts)
 
 

@@ -86,8 +86,9 @@ def beats_blind(row: Mapping[str, Any]) -> bool | None:
 def statements(report: Mapping[str, Any]) -> list[Statement]:
     """The verdict, most important first."""
     probe = report.get("probe") or {}
+    judged_by_answers = not probe and report.get("comparisons")
     return [
-        *_matching(probe, method(report)),
+        *([] if judged_by_answers else _matching(probe, method(report))),
         *_confidence(probe),
         *_time(probe),
         *_ablation(probe),
@@ -98,8 +99,6 @@ def statements(report: Mapping[str, Any]) -> list[Statement]:
 
 def _matching(probe: Mapping[str, Any], name: str) -> list[Statement]:
     after, control, before = probe.get("after"), probe.get("control"), probe.get("before")
-    if not probe:
-        return []
     if not after:
         return [Statement("neutral", "The probe did not run: nothing is known about matching.")]
     radius = after.get("settings", {}).get("radius_patches", 2)

@@ -55,6 +55,9 @@ def check_run(config: RunConfig, arms: int, processes: int, device: torch.device
         )
     if config.mode == "train":
         _check_sources(config)
+        for name, prior in config.priors.items():
+            with _told_as(f"priors.{name}"):
+                prior.cls.check(prior.settings)
         _check_backbone(config.backbone, device)
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from spatialprior.core.injector import ExportMode
 from spatialprior.plan.planner import plan_run
 from spatialprior.plan.table import dict_of, text_of
 from spatialprior.report.schema import write_text
+from spatialprior.run.errors import ConfigError
 from spatialprior.run.schema import RunConfig
 
 
 def plan(config: RunConfig) -> int:
     """Print the plan of ``config``; write it as JSON where ``plan.out`` says so."""
+    kept = [n for n, p in config.priors.items() if p.cls.export_mode is ExportMode.KEEP]
+    if kept:
+        raise ConfigError(
+            f"mode=plan does not count the frozen models that {', '.join(kept)} runs; "
+            "plan the rest with prior=[]"
+        )
     found = plan_run(config)
     print(text_of(found), end="")
     if config.plan.out is not None:

@@ -92,6 +92,7 @@ class Vega3d(PriorInjector):
             return {**own, "encoder": self.encoder.to_dict(), "fusion": asdict(self.fusion)}
 
     config: Config
+    directions: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -41,7 +41,8 @@ def projection(width: int, channels: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     side = max(width, channels)
     q, _ = torch.linalg.qr(torch.randn(side, side, generator=generator))
-    return q[:width, :channels].contiguous() * (side / width) ** 0.5
+    directions: Tensor = q[:width, :channels] * (side / width) ** 0.5
+    return directions.contiguous()
 
 
 def shuffled(features: Tensor, valid: Tensor, clips: tuple[MultiViewClip, ...]) -> Tensor:
