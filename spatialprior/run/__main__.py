@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from spatialprior.run.plan import plan
 
             return plan(config)
+        if config.mode == "correspondence":
+            from spatialprior.run.correspondence import correspondence
+
+            return correspondence(config)
         from spatialprior.run.pipeline import run
 
         return run(config)

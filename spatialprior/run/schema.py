@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spatialprior.diagnostics.config import ProbeConfig
+from spatialprior.diagnostics.correspondence.config import CorrespondenceConfig
 from spatialprior.plan.config import PlanConfig
 from spatialprior.train.config import ScaleConfig, TrainerConfig
 
@@ -63,6 +64,27 @@ class WandbConfig:
 
 
 @dataclass
+class CorrespondenceRun:
+    """What ``mode=correspondence`` scores.
+
+    Attributes:
+        clips: How many.
+        split: Of the data.
+        axes: Settings of the encoder with values to try, such as ``{layer: [10, 20], noise_level: [0, 0.3]}``.
+        score: Settings of the score itself.
+    """
+
+    clips: int = 32
+    split: Literal["train", "val", "test"] = "val"
+    axes: dict[str, list[Any]] = field(default_factory=dict)
+    score: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise ValueError(f"correspondence.clips={self.clips}: must be at least 1")
+
+
+@dataclass
 class RunSettings:
     """What a run is made of, apart from its components.
 
@@ -71,21 +93,21 @@ class RunSettings:
         size: How big the world is (``nano``, ``small``, ``paper``).
         hardware: Name of the chosen ``scale``.
         seed: Seeds initialisation, clip order and sampling.
-        mode: ``train`` is the whole path; ``plan`` says what it would cost and trains nothing; the others redo
-            one stage of the run named by ``resume``.
+        mode: ``train`` is the whole path; ``plan`` says what it would cost, ``correspondence`` scores encoder
+            features, and both train nothing; the others redo one stage of the run named by ``resume``.
         output_root: Run folders are made below it.
         resume: A run folder to continue, or whose stage to redo.
         control: ``sft`` also trains the same run without priors; ``none`` does not.
         arms: Further trainings of the recipe, name -> prior -> settings changed.
         inference_arms: Further scorings of the trained recipe, in the same form.
-        trainer, scale, probe, vqa, wandb, plan: Sections; see their classes.
+        trainer, scale, probe, vqa, wandb, plan, correspondence: Sections; see their classes.
     """
 
     recipe: str
     size: str
     hardware: str
     seed: int = 0
-    mode: Literal["train", "eval", "export", "probe", "report", "plan"] = "train"
+    mode: Literal["train", "eval", "export", "probe", "report", "plan", "correspondence"] = "train"
     output_root: str = "runs"
     resume: str | None = None
     control: Literal["sft", "none"] = "sft"
@@ -97,11 +119,12 @@ class RunSettings:
     vqa: VqaConfig = field(default_factory=VqaConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
+    correspondence: CorrespondenceRun = field(default_factory=CorrespondenceRun)
 
     def __post_init__(self) -> None:
         if not self.output_root.strip():
             raise ValueError("output_root is empty: give a folder, such as output_root=runs")
-        if self.mode not in ("train", "plan") and self.resume is None:
+        if self.mode not in ("train", "plan", "correspondence") and self.resume is None:
             raise ValueError(f"mode={self.mode} needs a finished run: add resume=RUN_FOLDER")
 
 
@@ -143,7 +166,15 @@ class RunConfig(RunSettings):
     def fingerprint(self) -> str:
         """Twelve hex digits that change with anything that may change the numbers of a run."""
         content = self.to_dict()
-        for name in ("mode", "output_root", "resume", "wandb", "plan", "overrides"):
+        for name in (
+            "mode",
+            "output_root",
+            "resume",
+            "wandb",
+            "plan",
+            "correspondence",
+            "overrides",
+        ):
             content.pop(name)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
