@@ -42,8 +42,8 @@ def sweep(
         progress: Whether to show bars.
 
     Returns:
-        ``axes``, ``settings``, ``clips`` (ids), and ``cells``: a list of ``setting``, ``key`` and ``scores``, in
-        the order of the axes' product. ``path`` holds the same, and as ``others`` what it held before of other
+        ``axes``, ``settings``, ``clips`` (ids), and ``cells``: a list of ``setting``, ``key`` and ``scores``,
+        in the order of the axes' product. ``path`` holds the same, and as ``others`` what it held before of other
         settings.
 
     Raises:
