@@ -43,8 +43,8 @@ def sweep(
 
     Returns:
         ``axes``, ``settings``, ``clips`` (ids), and ``cells``: a list of ``setting``, ``key`` and ``scores``,
-        in the order of the axes' product. ``path`` holds the same, and as ``others`` what it held before of other
-        settings.
+        in the order of the axes' product. ``path`` holds the same, and as ``others`` what it held before of
+        other settings.
 
     Raises:
         ValueError: ``path`` holds something else; or as ``score_encoders``.
