@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from spatialprior.features.encoder import EncoderConfig, EncoderError
 
 WEIGHTS = "model.safetensors"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def refuse_nano(config: EncoderConfig, encoder: str) -> None:
@@ -80,11 +81,10 @@ def single_file(source: Path) -> Path:
 
 def revision_of(config: EncoderConfig) -> str:
     """The hub's commit, or the digest of the local files."""
-    is_commit = re.fullmatch(r"[0-9a-f]{40}", config.revision or "")
-    if is_commit and not Path(config.path).expanduser().exists():
+    if _COMMIT.fullmatch(config.revision or "") and not Path(config.path).expanduser().exists():
         return str(config.revision)
     source = open_source(config)
-    if source.parent.name == "snapshots":
+    if source.parent.name == "snapshots" and _COMMIT.fullmatch(source.name):
         return source.name
     extra = [source / "config.json"] if (source / "config.json").is_file() else []
     return digest([*extra, *weight_files(source)])

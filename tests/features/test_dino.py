@@ -157,7 +157,7 @@ def test_random_weights_follow_the_seed_and_read_no_file(twin):
 
 
 def test_revision_is_the_digest_of_the_files(twin, tmp_path):
-    again = saved(twin.name, tmp_path / "again")
+    again = saved(twin.name, tmp_path / "snapshots" / "latest")  # a name is no commit
     other = saved(twin.name, tmp_path / "other", seed=1)
     encoder = twin()
     assert encoder.revision == twin(path=str(again)).revision != twin(path=str(other)).revision
