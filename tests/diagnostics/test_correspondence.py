@@ -11,14 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from spatialprior.diagnostics.correspondence import (
-    CorrespondenceConfig,
-    heatmap,
-    score_encoders,
-    sweep,
-)
 from spatialprior.diagnostics.correspondence.cells import cell_colours, cell_points, pixel_cells
-from spatialprior.diagnostics.correspondence.score import score_clip
+from spatialprior.diagnostics.correspondence.config import CorrespondenceConfig
+from spatialprior.diagnostics.correspondence.heatmap import heatmap
+from spatialprior.diagnostics.correspondence.score import score_clip, score_encoders
+from spatialprior.diagnostics.correspondence.sweep import sweep
 from spatialprior.diagnostics.correspondence.voxels import compare_all, view_voxels
 from spatialprior.features.encoder import EncoderConfig, FeatureEncoder
 from spatialprior.features.maps import FeatureMaps

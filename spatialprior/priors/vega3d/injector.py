@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from spatialprior.core.backbone import Backbone
 from spatialprior.core.batch import ClipBatch
+from spatialprior.core.cache import cache_root
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.core.injector import ExportMode, Needs, PriorInjector
 from spatialprior.core.sites import VISUAL_TOKENS, Site
 from spatialprior.features.align import align
-from spatialprior.features.cache import FeatureCache, default_folder
+from spatialprior.features.cache import FeatureCache
 from spatialprior.features.cached import CachedEncoder
 from spatialprior.features.choice import EncoderChoice
 from spatialprior.features.maps import FeatureMaps
@@ -97,7 +98,8 @@ class Vega3d(PriorInjector):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.encoder = config.encoder.build()
-        cache = FeatureCache(default_folder(config.cache_dir), int(config.cache_gb * 1e9))
+        folder = cache_root(config.cache_dir) / "features"
+        cache = FeatureCache(folder, int(config.cache_gb * 1e9))
         self._features = CachedEncoder(self.encoder, cache)
         self._other_scene = sources.OtherScene()
 
