@@ -1,7 +1,7 @@
 """The cache of feature maps: a warm call and a cold one against encoding without a cache.
 
-A tiny ViT (timm, random weights) at 224x224 over 8 frames of 480x640 noise; its weights are loaded beforehand on all
-sides. Cold is an empty folder each time: hashing, encoding, checking, writing and syncing to disk. The models that
+A tiny ViT (timm, random weights) at 224x224 over 8 frames of 480x640 noise; its weights are loaded beforehand
+on all sides. Cold is an empty folder each time: hashing, encoding, writing and syncing to disk. The models that
 the cache is for take far longer, so a warm call saves more with them.
 
     python benchmarks/feature_cache.py [--rounds 40] [--threads 1] [--out benchmarks/results/feature_cache.json]

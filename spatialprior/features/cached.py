@@ -19,8 +19,8 @@ class CachedEncoder:
 
     An encoder that sees each frame alone (``joint=False``) has an entry for each frame. Its key is the frame's
     pixels and the settings: noise is drawn from the pixels, so that the place in the clip changes no value, and
-    the same frame is found in any clip. What is missing is encoded in one call, each different frame once. A joint
-    encoder has an entry for each clip, whose key holds the time indices of its frames too.
+    the same frame is found in any clip. What is missing is encoded in one call, each different frame once. A
+    joint encoder has an entry for each clip, whose key holds the time indices of its frames too.
 
     What is read equals what was written, byte for byte. A frame encoded anew beside other frames may differ in
     its last bits from what another clip would have stored, as matrix products do with the size of the batch.
