@@ -18,7 +18,7 @@ NORM_EPS = 1e-5
 
 
 class Fusion(nn.Module, ABC):
-    """Visual tokens of a batch, changed by the features of a generative model (section 3.3 of the paper).
+    """Visual tokens of a batch, changed by a generative model's features (the notes on the method, section 3).
 
     Computes in the dtype of its weights and returns the dtype of the semantic tokens. Parameters have at least
     one dimension, since sharding refuses scalars.

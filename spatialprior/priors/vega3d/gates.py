@@ -19,7 +19,7 @@ _RELEASED_ALPHA = 0.2
 
 
 class _Gate(Fusion):
-    """``g = sigmoid(W [LN(F_sem); LN(F_gen)] + b)``, two LayerNorms of their own (Eq. 7).
+    """``g = sigmoid(W [LN(F_sem); LN(F_gen)] + b)``, two LayerNorms of their own (the notes, section 3).
 
     Only ``residual`` can start as identity, with a = 0.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Module):
-    """``Linear(C->D), GELU, Linear(D->D)`` (section 3.3 of the paper).
+    """``Linear(C->D), GELU, Linear(D->D)`` (the notes on the method, section 3).
 
     Args:
         channels: C of the generative features.
