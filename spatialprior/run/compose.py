@@ -240,6 +240,8 @@ def _composed(arguments: Arguments) -> Tree:
         for group, value in arguments.choices.items()
         if value is not None
     ]
+    if own := _recipe_at_size(arguments):
+        overrides.append(f"recipe_size={own}")
     if folders := [f"file://{folder}" for folder, _ in plugin_folders()]:
         overrides.append(f"hydra.searchpath=[{','.join(_quoted(folder) for folder in folders)}]")
     try:
@@ -266,6 +268,17 @@ def _composed(arguments: Arguments) -> Tree:
         chosen[group] for group in ("recipe", "size", "scale")
     )
     return tree
+
+
+def _recipe_at_size(arguments: Arguments) -> str | None:
+    """Name of the settings that the chosen recipe has of its own at the chosen size, if there are any."""
+    primary = yaml.safe_load((recipe_folder() / "config.yaml").read_text(encoding="utf-8"))
+    defaults = {
+        k: v for line in primary["defaults"] if isinstance(line, dict) for k, v in line.items()
+    }
+    recipe, size = (arguments.choices.get(group, defaults[group]) for group in ("recipe", "size"))
+    name = f"{recipe}_{size}"
+    return name if name in options("recipe_size") else None
 
 
 def _hydra_choice(group: str, value: Any) -> str:
