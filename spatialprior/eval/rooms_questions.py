@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from spatialprior.core.clip import Question
 from spatialprior.data.dataset import ClipDataset, SplittableDataset
@@ -34,11 +34,13 @@ class RoomsQuestions(Benchmark):
         """What a recipe may set.
 
         Attributes:
-            clips: Clips of the test split.
+            split: Whose clips are asked about: ``test``, or ``val`` to choose settings by.
+            clips: Clips of that split.
             questions_per_clip: Questions of each.
             lookup_clips: Clips of the train split whose questions' texts fit the blind lookup.
         """
 
+        split: Literal["val", "test"] = "test"
         clips: int = 150
         questions_per_clip: int = 12
         lookup_clips: int = 2000
@@ -72,7 +74,7 @@ class RoomsQuestions(Benchmark):
 
     @cached_property
     def _test(self) -> ClipDataset:
-        return self._data.split("test", self._seed)
+        return self._data.split(self.config.split, self._seed)
 
     def items(self) -> Iterator[Item]:
         for index in range(self.config.clips):
