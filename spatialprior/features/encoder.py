@@ -61,12 +61,10 @@ class FeatureEncoder(ABC):
 
     Attributes:
         joint: Whether a frame's features depend on the other frames of its clip.
-        multiple: Pixels that the input's sides must be multiples of.
     """
 
     Config: ClassVar[type[EncoderConfig]] = EncoderConfig
     joint: ClassVar[bool] = False
-    multiple: ClassVar[int] = 1
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
@@ -78,6 +76,11 @@ class FeatureEncoder(ABC):
     @classmethod
     def check(cls, config: EncoderConfig) -> None:
         """Raise :class:`EncoderError` for what is wrong with ``config``, without loading a weight."""
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that the input's sides must be multiples of; where it is fixed, a class attribute will do."""
+        return 1
 
     @property
     @abstractmethod
