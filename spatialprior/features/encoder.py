@@ -65,12 +65,10 @@ class FeatureEncoder(ABC):
 
     Attributes:
         joint: Whether a frame's features depend on the other frames of its clip.
-        multiple: Pixels that the input's sides must be multiples of.
     """
 
     Config: ClassVar[type[EncoderConfig]] = EncoderConfig
     joint: ClassVar[bool] = False
-    multiple: ClassVar[int] = 1
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
@@ -82,6 +80,11 @@ class FeatureEncoder(ABC):
     @classmethod  # noqa: B027 (not every encoder has something to check)
     def check(cls, config: EncoderConfig) -> None:
         """Raise :class:`EncoderError` for what is wrong with ``config``, without loading a weight."""
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that the input's sides must be multiples of; where it is fixed, a class attribute will do."""
+        return 1
 
     @property
     @abstractmethod
