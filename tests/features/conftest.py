@@ -1,6 +1,7 @@
 """Tiny random models of the stock diffusers classes, in diffusers' layout."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ from diffusers import (
     WanVACETransformer3DModel,
 )
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from spatialprior.features import encoder as encoder_module
+from spatialprior.features.align import onto_tokens
+from spatialprior.features.encoder import FeatureEncoder
 
 WAN = {
     "num_attention_heads": 2,
@@ -125,3 +130,35 @@ def diffusers_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         return folders[name]
 
     return twin
+
+
+@pytest.fixture
+def sees_marker(monkeypatch: pytest.MonkeyPatch) -> Callable[[FeatureEncoder], None]:
+    """Checks that a changed patch of the frame changes most the token that lies on it, in 4:3 and in 16:9."""
+    # Noise follows a frame's pixels: here both frames get the same.
+    monkeypatch.setattr(encoder_module, "frame_seed", lambda image, seed: seed)
+
+    def check(encoder: FeatureEncoder) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for height, width in ((96, 128), (72, 128)):
+            images = torch.randint(0, 256, (2, 3, height // 8, width // 8), generator=generator)
+            images = images.repeat_interleave(8, -1).repeat_interleave(8, -2).to(torch.uint8)
+            for share_x, share_y in ((0.35, 0.3), (0.65, 0.6)):
+                x, y = round(share_x * width), round(share_y * height)
+                marked = images.clone()
+                marked[:, :, y - 8 : y + 8, x - 8 : x + 8] ^= 255
+                before, after = encoder(images), encoder(marked)
+                energy = (
+                    (after.values.float() - before.values.float()).square().sum(1, keepdim=True)
+                )
+                whole = (0.0, 0.0, float(width), float(height))
+                grid = (height // 8, width // 8)
+                tokens, seen = onto_tokens(replace(before, values=energy[:1]), grid, whole)
+                best = int(tokens[:, 0].masked_fill(~seen, -1).argmax())
+                row, col = divmod(best, grid[1])
+                cells = before.cell_boxes()[0, 0]
+                reach_x, reach_y = (float(cells[2 + i] - cells[i]) + 8 for i in (0, 1))
+                off = (abs(8 * col + 4 - x), abs(8 * row + 4 - y))
+                assert off[0] <= reach_x and off[1] <= reach_y, (off, before.grid, before.box)
+
+    return check

@@ -273,3 +273,9 @@ def test_bfloat16(name, weights, make):
     values, wanted = encoder(frames(2)).values, exact(frames(2)).values
     assert values.dtype == torch.bfloat16
     assert F.cosine_similarity(values.float(), wanted, dim=1).mean() > 0.99
+
+
+@pytest.mark.parametrize("fit", ["aspect", "crop"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_marker_changes_the_token_on_it(name, fit, make, sees_marker):
+    sees_marker(make(name, size=(96, 128), fit=fit))

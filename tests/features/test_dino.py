@@ -227,3 +227,8 @@ def test_defaults_are_timm_names_of_the_right_patch():
         assert cls(cls.Config()).channels == 1024
         # "After the final norm" must be true of them: timm moves it behind the pooling in some models.
         assert isinstance(_outline(cls.Config().model).norm, torch.nn.LayerNorm)
+
+
+@pytest.mark.parametrize("fit", ["aspect", "stretch", "crop"])
+def test_a_marker_changes_the_token_on_it(twin, fit, sees_marker):
+    sees_marker(twin(size=(8 * twin.patch, 8 * twin.patch), fit=fit))

@@ -106,3 +106,7 @@ def test_errors_say_what_to_type(package, weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "vggt.models.vggt", None)
     with pytest.raises(EncoderError, match="pip install --no-deps 'git"):
         encoder(weights[0]).module  # noqa: B018
+
+
+def test_a_marker_changes_the_token_on_it(package, weights, sees_marker):
+    sees_marker(encoder(weights[0], size=(112, 140), fit="aspect"))

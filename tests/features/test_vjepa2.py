@@ -143,3 +143,8 @@ def test_errors_are_one_line(folder, tmp_path):
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**values, "model_type": "vit"}))
     assert "is a vit, not vjepa2" in message()
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop"])
+def test_a_marker_changes_the_token_on_it(folder, fit, sees_marker):
+    sees_marker(encoder(folder, size=(128, 128), fit=fit))
