@@ -1,8 +1,8 @@
 """A Wan2.1-1.3B of random weights on a GPU: what a frame's features cost, and what each saving is worth.
 
-Milliseconds a frame to block 20 with early exit and without, the VAE's share, peak memory, and the same with every
-attention kernel that is installed (torch's own, flash-attn, xformers). Shapes are the published ones; nothing is
-downloaded. Figures go to ``benchmarks/results/vega3d_gpu.json``.
+Milliseconds a frame to block 20 with early exit and without, the VAE's share, peak memory, and the same with
+every attention kernel that is installed (torch's own, flash-attn, xformers). Shapes are the published ones;
+nothing is downloaded. Figures go to ``benchmarks/results/vega3d_gpu.json``.
 
     python benchmarks/vega3d_gpu.py --out benchmarks/results/vega3d_gpu.json
     python benchmarks/vega3d_gpu.py --device cpu --tiny --frames 4 --rounds 3   # to try

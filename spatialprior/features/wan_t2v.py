@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -21,6 +21,7 @@ class WanT2VConfig(PromptConfig):
 
     Attributes:
         layer: 0-based block whose output, the residual stream without a norm, is the feature.
+        attention: Kernel of the denoiser, by diffusers' name: ``native`` is torch's own.
         noise_level: t of ``(1 - t) z + t eps``, in [0, 1]; the model is told ``1000 t``. 0 is clean.
     """
 
@@ -28,6 +29,7 @@ class WanT2VConfig(PromptConfig):
     size: tuple[int, int] = (480, 832)
     layer: int = 20
     noise_level: float = 0.3
+    attention: Literal["native", "flash", "xformers"] = "native"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +79,19 @@ class WanT2V(DiffusionEncoder):
     @property
     def multiple(self) -> int:
         return self.vae_stride * int(self.part("transformer")["patch_size"][1])
+
+    def load(self) -> nn.Module:
+        model: Any = super().load()
+        if self.config.attention != "native":
+            try:
+                model.transformer.set_attention_backend(self.config.attention)
+            except (ImportError, RuntimeError, ValueError) as error:
+                why = " ".join(str(error).split())[:160]
+                raise EncoderError(
+                    f"attention={self.config.attention}: {why}; use native"
+                ) from error
+        assert isinstance(model, nn.Module)
+        return model
 
     def trim(self, models: dict[str, Any]) -> None:
         models["transformer"].blocks = models["transformer"].blocks[: self.config.layer + 1]

@@ -1,5 +1,6 @@
 """Every encoder on diffusers classes against a plain run of the same stock classes with a plain hook."""
 
+import importlib.util
 import math
 
 import pytest
@@ -19,7 +20,7 @@ from diffusers import (
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from spatialprior.features.encoder import frame_seed, noise_like, weight_checksum
+from spatialprior.features.encoder import EncoderError, frame_seed, noise_like, weight_checksum
 from spatialprior.registry import ENCODERS
 
 OWN = {
@@ -279,3 +280,10 @@ def test_bfloat16(name, weights, make):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_marker_changes_the_token_on_it(name, fit, make, sees_marker):
     sees_marker(make(name, size=(96, 128), fit=fit))
+
+
+def test_a_kernel_that_is_not_installed_is_one_line(make):
+    if importlib.util.find_spec("flash_attn"):
+        pytest.skip("flash-attn is installed here")
+    with pytest.raises(EncoderError, match=r"attention=flash: .*use native"):
+        _ = make("wan_t2v", attention="flash").module
