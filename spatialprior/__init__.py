@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spatialprior.core.sites import VISUAL_TOKENS, Site, Taps, residual_in, residual_out
     from spatialprior.core.terms import LossTerm
     from spatialprior.core.token_map import TokenMap
-    from spatialprior.registry import BACKBONES, BENCHMARKS, DATASETS, INJECTORS
+    from spatialprior.registry import BACKBONES, BENCHMARKS, DATASETS, ENCODERS, INJECTORS
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,7 @@ _HOME = {
     "spatialprior.core.sites": ("VISUAL_TOKENS", "Site", "Taps", "residual_in", "residual_out"),
     "spatialprior.core.terms": ("LossTerm",),
     "spatialprior.core.token_map": ("TokenMap",),
-    "spatialprior.registry": ("BACKBONES", "BENCHMARKS", "DATASETS", "INJECTORS"),
+    "spatialprior.registry": ("BACKBONES", "BENCHMARKS", "DATASETS", "ENCODERS", "INJECTORS"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -36,6 +36,7 @@ __all__ = [
     "BACKBONES",
     "BENCHMARKS",
     "DATASETS",
+    "ENCODERS",
     "INJECTORS",
     "VISUAL_TOKENS",
     "Backbone",

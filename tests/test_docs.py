@@ -19,7 +19,7 @@ from spatialprior.priors.gasp.injector import Gasp
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *PAGES]
-REGISTRIES = ("INJECTORS", "BACKBONES", "DATASETS", "BENCHMARKS")
+REGISTRIES = ("INJECTORS", "BACKBONES", "DATASETS", "BENCHMARKS", "ENCODERS")
 
 
 def blocks(page: Path, language: str) -> list[str]:
