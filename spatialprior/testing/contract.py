@@ -52,6 +52,10 @@ class InjectorContract:
         assert clip.depth_valid is not None
         return dataclasses.replace(clip, depth_valid=torch.zeros_like(clip.depth_valid))
 
+    def companions(self) -> dict[str, PriorInjector]:
+        """Other priors that stand beside the one under test, by name; none by default."""
+        return {}
+
     # Parts.
 
     def backbone(self) -> HFBackbone:
@@ -64,9 +68,10 @@ class InjectorContract:
         return self.injector_class(self.injector_class.Config(**self.config_kwargs))
 
     def model(self, **others: PriorInjector) -> SpatialModel:
-        """The prior under test on a tiny backbone, in training mode, alone or with others."""
+        """The prior under test on a tiny backbone, in training mode, with its companions and others."""
         torch.manual_seed(2)
-        return SpatialModel(self.backbone(), {"prior": self.make(), **others}).train()
+        priors = {"prior": self.make(), **self.companions(), **others}
+        return SpatialModel(self.backbone(), priors).train()
 
     def batch(self, model: SpatialModel, clips: Sequence[MultiViewClip] | None = None) -> ClipBatch:
         return model.backbone.encoder()(self.clips() if clips is None else clips)
@@ -189,7 +194,9 @@ class InjectorContract:
         first = DummyObserver(DummyObserver.Config())
         both = (
             self.model(dummy=DummyObserver(DummyObserver.Config())),
-            SpatialModel(backbone, {"dummy": first, "prior": self.make()}).train(),
+            SpatialModel(
+                backbone, {"dummy": first, "prior": self.make(), **self.companions()}
+            ).train(),
         )
         for model in both:
             together = _terms(model, batch)
