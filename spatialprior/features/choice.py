@@ -49,8 +49,10 @@ class EncoderChoice:
         return {"kind": self.kind, **dataclasses.asdict(self.settings)}
 
     def check(self) -> None:
-        """Raise :class:`EncoderError` for what is wrong with the settings, without loading a weight."""
+        """Raise :class:`EncoderError` for what is wrong with the settings or the source, loading no weight."""
         ENCODERS.get(self.kind).check(self.settings)
+        encoder = self.build()
+        _ = encoder.channels, encoder.revision  # from the source, which must therefore be there
 
     def build(self) -> FeatureEncoder:
         """The encoder, its weights not yet loaded."""
