@@ -25,7 +25,7 @@ def draw_picture(
     untrained: WanTransformer3DModel,
     clips: Clips,
     text_tokens: int,
-    count: int = 8,
+    count: int = 5,
     level: float = 0.5,
     seed: int = 0,
 ) -> None:

@@ -115,7 +115,8 @@ def test_stride_in_the_config_is_the_models(shipped, stills):
 def test_latents_are_normalised_and_show_the_room(shipped, stills):
     vae, _ = shipped
     latents = encode(vae, stills)
-    assert abs(float(latents.mean())) < 0.25 and 0.75 < float(latents.std()) < 1.25
+    # Clips count for half of the statistics, and their later latents vary more than a single frame's.
+    assert abs(float(latents.mean())) < 0.25 and 0.6 < float(latents.std()) < 1.4
     grey = stills.mean((2, 3, 4), keepdim=True).expand_as(stills)
     assert (psnr(decode(vae, latents), stills) - psnr(grey, stills)).mean() > 4
 
