@@ -111,8 +111,7 @@ def attach_kept(
         model = SpatialModel(backbone, priors)
     for name, prior in priors.items():
         entry = about[name]
-        changed = bool(changes and name in changes)
-        if not changed and (found := prior.provenance()) != entry["provenance"]:
+        if (found := prior.provenance()) != entry["provenance"]:
             raise ExportError(
                 f"{folder}: prior {name!r} was trained with {entry['provenance']}, and here there is {found}; "
                 "get the same weights, or its answers are not those of the export"
@@ -122,11 +121,22 @@ def attach_kept(
     return model.to(device).eval()
 
 
-def load_model(folder: Path | str, device: torch.device | str = "cpu") -> SpatialModel:
+def load_model(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+) -> SpatialModel:
     """An exported model with the priors that it keeps: ``load_model(folder).backbone.generate(...)`` answers.
 
+    Args:
+        folder: The export.
+        device: Where to put it.
+        changes: Prior -> settings of it to use in place of the recorded ones, such as where the frozen weights
+            lie on this machine: ``{"vega3d": {"encoder": {"path": FOLDER}}}``.
+
     Raises:
-        ExportError: The folder is not what its manifest says, or does not name its backbone.
+        ExportError: The folder is not what its manifest says, or does not name its backbone; or a frozen model
+            is not the one it was trained with.
     """
     folder = Path(folder)
     manifest = verify_manifest(folder)
@@ -134,6 +144,20 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Spatia
         raise ExportError(f"{folder} does not name its backbone; load it with its own class")
     cls: Any = BACKBONES.get(manifest["backbone"]["kind"])
     backbone = cls.load(cls.Config(path=str(folder), **manifest["backbone"]["settings"]))
-    model = attach_kept(backbone.to(device), folder, manifest["priors"])
+    settings = {
+        name: INJECTORS.get(manifest["priors"][name]["kind"]).Config(
+            **_merged(manifest["priors"][name]["settings"], new)
+        )
+        for name, new in (changes or {}).items()
+    }
+    model = attach_kept(backbone.to(device), folder, manifest["priors"], settings)
     model.serve()
     return model
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(out.get(key), Mapping) and isinstance(value, Mapping)
+        out[key] = _merged(out[key], value) if both else value
+    return out

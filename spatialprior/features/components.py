@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Sequence
@@ -21,15 +20,13 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from torch import nn
 
+from spatialprior.features.digest import digest
 from spatialprior.features.encoder import EncoderConfig, EncoderError
 
 NANO = Path(__file__).parent / "nano"
 """Where embedded models lie."""
 
 HUB = "https://huggingface.co"
-
-_READ_WHOLE = 64 * 2**20
-"""Bytes up to which a local folder is identified by the content of its files."""
 
 _OTHER_WEIGHTS = ["*.fp16.*", "*.non_ema.*"]
 """The same weights once more, in half precision or before averaging; never read."""
@@ -114,8 +111,7 @@ class ComponentFolder:
     def revision(self, names: Sequence[str]) -> str:
         """Identifies the weights of components: the hub's commit, or a digest of the files.
 
-        The digest is over names, sizes and contents, or names, sizes and times of change above 64 MB. With
-        random weights it is over the configurations alone (the seed is a setting of its own).
+        With random weights the digest is over the configurations alone (the seed is a setting of its own).
         """
         if self.config.weights == "random":
             return digest(self.root, [self.root / name / "config.json" for name in names])
@@ -231,14 +227,3 @@ class ComponentFolder:
                     f"{model_class.__name__}, such as {keys[0]}: the download is incomplete, or another model's"
                 )
         return model  # type: ignore[no-any-return]
-
-
-def digest(root: Path, files: Sequence[Path]) -> str:
-    """SHA-256 over names below ``root``, sizes, and contents (times of change above 64 MB in all)."""
-    stats = {file: file.stat() for file in sorted(files)}
-    whole = sum(stat.st_size for stat in stats.values()) < _READ_WHOLE
-    total = hashlib.sha256()
-    for file, stat in stats.items():
-        total.update(f"{file.relative_to(root).as_posix()}\0{stat.st_size}\0".encode())
-        total.update(file.read_bytes() if whole else str(stat.st_mtime_ns).encode())
-    return total.hexdigest()

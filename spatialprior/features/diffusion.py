@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from spatialprior.features.components import ComponentFolder, digest
+from spatialprior.features.components import ComponentFolder
+from spatialprior.features.digest import digest
 from spatialprior.features.encoder import EncoderConfig, EncoderError, FeatureEncoder
 from spatialprior.features.fit import fitted_size
 from spatialprior.features.prompt import check_prompt, empty_prompt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
+from spatialprior.features.digest import digest
 from spatialprior.features.encoder import EncoderConfig, EncoderError
 
 WEIGHTS = "model.safetensors"
@@ -87,16 +87,7 @@ def revision_of(config: EncoderConfig) -> str:
     if source.parent.name == "snapshots" and _COMMIT.fullmatch(source.name):
         return source.name
     extra = [source / "config.json"] if (source / "config.json").is_file() else []
-    return digest([*extra, *weight_files(source)])
-
-
-def digest(files: list[Path]) -> str:
-    """SHA-256 over the bytes of files."""
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+    return digest(source.parent if source.is_file() else source, [*extra, *weight_files(source)])
 
 
 @contextmanager

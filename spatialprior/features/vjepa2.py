@@ -12,11 +12,11 @@ from transformers import VJEPA2Config as StockConfig
 from transformers import VJEPA2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from spatialprior.features.digest import digest
 from spatialprior.features.early_exit import stop_at
 from spatialprior.features.encoder import EncoderConfig, EncoderError, FeatureEncoder
 from spatialprior.features.fit import Fit
 from spatialprior.features.sources import (
-    digest,
     drawn_from,
     open_source,
     refuse_nano,
@@ -97,7 +97,8 @@ class VJepa2(FeatureEncoder):
     def revision(self) -> str:
         """Commit or digest; with random weights the digest of the architecture's configuration."""
         if self.config.weights == "random":
-            return "random, " + digest([open_source(self.config) / "config.json"])
+            source = open_source(self.config)
+            return "random, " + digest(source, [source / "config.json"])
         return revision_of(self.config)
 
     def load(self) -> nn.Module:

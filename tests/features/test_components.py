@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
 from safetensors.torch import load_file, save_file
 
 from spatialprior.features import components
+from spatialprior.features import digest as digest_module
 from spatialprior.features.encoder import EncoderError
 from spatialprior.registry import ENCODERS
 
@@ -111,10 +112,15 @@ def test_revision_is_of_the_content(folder, tmp_path, monkeypatch):
     save_file(weights, file)
     assert revision(copy) != before
     assert revision(copy, weights="random") == drawn
-    # Large models: names, sizes and times of change.
-    monkeypatch.setattr(components, "_READ_WHOLE", 0)
+    # Of large files samples are read, which a copy has too.
+    monkeypatch.setattr(digest_module, "_READ_WHOLE", 0)
+    monkeypatch.setattr(digest_module, "_SAMPLE", 16)
     large = revision(copy)
     file.touch()
+    assert revision(shutil.copytree(copy, tmp_path / "again")) == large
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
     assert revision(copy) != large
 
 

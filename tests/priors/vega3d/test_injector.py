@@ -255,6 +255,8 @@ def test_export_and_inference_arms(tmp_path):
         changes={"vega3d": changed},
     )
     assert not torch.equal(zero(batch).hidden, wanted)
+    again = load_model(tmp_path / "export", changes={"vega3d": {"at_inference": "zero"}})
+    assert torch.equal(again.backbone(batch).hidden, zero(batch).hidden)
 
 
 @pytest.mark.parametrize("order", [("gasp", "vega3d"), ("vega3d", "gasp")])
