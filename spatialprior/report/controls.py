@@ -8,6 +8,7 @@ from typing import Any
 from spatialprior.report.verdict import Statement, number, with_interval
 
 CONTROL = "control"
+_DIGITS = 3  # differences are small, and 0.00 says nothing
 
 WORDS = {
     "control": "no prior (SFT)",
@@ -35,8 +36,8 @@ def control_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "arm": label(name),
             "kind": "at inference" if gap["at_inference"] else "trained",
-            "score": number(_mean_score(gap.get("tasks") or {})),
-            "gap": with_interval(gap.get("mean"), gap.get("ci95")),
+            "score": number(_mean_score(gap.get("tasks") or {}), _DIGITS),
+            "gap": with_interval(gap.get("mean"), gap.get("ci95"), _DIGITS),
             "says": {1: "better", -1: "worse", 0: "no difference shown"}[_sign(gap)],
             "n": f"{gap['n']} / {gap['clusters']}",
         }
@@ -81,7 +82,9 @@ def _headline(trained: Mapping[str, Any], matched: Mapping[str, Any]) -> Stateme
 
 
 def _told(gaps: Mapping[str, Any]) -> str:
-    return "; ".join(f"{label(n)} {with_interval(g['mean'], g['ci95'])}" for n, g in gaps.items())
+    return "; ".join(
+        f"{label(n)} {with_interval(g['mean'], g['ci95'], _DIGITS)}" for n, g in gaps.items()
+    )
 
 
 def _sign(gap: Mapping[str, Any]) -> int:

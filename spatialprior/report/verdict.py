@@ -33,11 +33,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
-def with_interval(value: float | None, bounds: list[float] | None) -> str:
+def with_interval(value: float | None, bounds: list[float] | None, digits: int = 2) -> str:
     """``0.74 [0.71, 0.77]``."""
     if bounds is None:
-        return number(value)
-    return f"{number(value)} [{number(bounds[0])}, {number(bounds[1])}]"
+        return number(value, digits)
+    low, high = (number(bound, digits) for bound in bounds)
+    return f"{number(value, digits)} [{low}, {high}]"
 
 
 def method(report: Mapping[str, Any]) -> str:
