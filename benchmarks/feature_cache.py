@@ -1,8 +1,8 @@
 """The cache of feature maps on embedded clips: a warm call and a cold one against encoding without a cache.
 
 The recipe's own encoder (the nano Wan) over clips of three views of the embedded rooms; its weights are loaded
-beforehand on all sides. Cold is an empty folder each time: hashing, encoding, writing and syncing to disk. Models
-of published size take far longer, so a warm call saves more with them.
+beforehand on all sides. Cold is an empty folder each time: hashing, encoding, writing and syncing to disk.
+Models of published size take far longer, so a warm call saves more with them.
 
     python benchmarks/feature_cache.py [--rounds 40] [--threads 1] [--out benchmarks/results/feature_cache.json]
 """

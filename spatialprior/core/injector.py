@@ -62,6 +62,10 @@ class PriorInjector(nn.Module):
 
     Config: ClassVar[type]
     export_mode: ClassVar[ExportMode] = ExportMode.DISCARD
+    inference_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings of a kept prior that may change once it is trained."""
+    local_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that speak of this machine, such as a cache folder; an export does not record them."""
     identity_at_attach: bool = True
     """Whether the model's outputs are unchanged right after ``attach`` (it may depend on the config)."""
 

@@ -43,9 +43,12 @@ def describe_priors(priors: Mapping[str, PriorInjector]) -> dict[str, dict[str, 
             )
         about[name] |= {
             "kind": kind,
-            "settings": plain_settings(prior.config),
+            "settings": {
+                key: value
+                for key, value in plain_settings(prior.config).items()
+                if key not in prior.local_settings
+            },
             "provenance": prior.provenance(),
-            "file": f"{FOLDER}/{name}.safetensors",
             "parameters": sum(p.numel() for p in prior.parameters()),
         }
     return about
@@ -75,11 +78,16 @@ def kept_of(about: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, An
 
 def save_kept(priors: Mapping[str, PriorInjector], about: Mapping[str, Any], folder: Path) -> None:
     """Write the tensors of every kept prior below ``folder``."""
-    for name, entry in kept_of(about).items():
-        path = folder / entry["file"]
+    for name in kept_of(about):
+        path = tensor_file(folder, name)
         path.parent.mkdir(exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in priors[name].state_dict().items()}
         save_file(tensors, path, metadata={"format": "pt"})
+
+
+def tensor_file(folder: Path, name: str) -> Path:
+    """Where the tensors of a kept prior lie in an export."""
+    return folder / FOLDER / f"{name}.safetensors"
 
 
 def attach_kept(
@@ -105,7 +113,7 @@ def attach_kept(
             cls: Any = INJECTORS.get(entry["kind"])
         except ValueError as error:
             raise ExportError(f"{folder} needs its prior {name!r}: {error}") from None
-        settings = (changes or {}).get(name) or cls.Config(**entry["settings"])
+        settings = (changes or {}).get(name) or _recorded(cls, entry["settings"], folder, name)
         priors[name] = cls(settings)
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         model = SpatialModel(backbone, priors)
@@ -116,7 +124,12 @@ def attach_kept(
                 f"{folder}: prior {name!r} was trained with {entry['provenance']}, and here there is {found}; "
                 "get the same weights, or its answers are not those of the export"
             )
-        prior.load_state_dict(load_file(folder / entry["file"]), strict=True)
+        file = tensor_file(folder, name)
+        if not file.is_file():
+            raise ExportError(
+                f"{folder} lacks {FOLDER}/{file.name}; export the run again (mode=export)"
+            )
+        prior.load_state_dict(load_file(file), strict=True)
     device = next(backbone.parameters()).device
     return model.to(device).eval()
 
@@ -144,15 +157,27 @@ def load_model(
         raise ExportError(f"{folder} does not name its backbone; load it with its own class")
     cls: Any = BACKBONES.get(manifest["backbone"]["kind"])
     backbone = cls.load(cls.Config(path=str(folder), **manifest["backbone"]["settings"]))
-    settings = {
-        name: INJECTORS.get(manifest["priors"][name]["kind"]).Config(
-            **_merged(manifest["priors"][name]["settings"], new)
-        )
-        for name, new in (changes or {}).items()
-    }
+    settings = {}
+    for name, new in (changes or {}).items():
+        entry = kept_of(manifest["priors"]).get(name)
+        if entry is None:
+            raise ExportError(
+                f"{folder} keeps no prior {name!r}; it keeps {', '.join(kept_of(manifest['priors']))}"
+            )
+        wanted = _merged(entry["settings"], new)
+        settings[name] = _recorded(INJECTORS.get(entry["kind"]), wanted, folder, name)
     model = attach_kept(backbone.to(device), folder, manifest["priors"], settings)
     model.serve()
     return model
+
+
+def _recorded(cls: Any, settings: Mapping[str, Any], folder: Path, name: str) -> Any:
+    try:
+        return cls.Config(**settings)
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"{folder}: settings of prior {name!r} do not fit this version: {error}"
+        ) from None
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,9 @@ WORDS = {
 }
 """Arms that our recipes name; others are called by their name."""
 
+_MATCHED = ("random_weights", "noise", "own_vision")
+"""Those with the recipe's own modules, fed something else."""
+
 
 def label(name: str) -> str:
     """What an arm is called in tables."""
@@ -49,14 +52,19 @@ def control_statements(report: Mapping[str, Any]) -> list[Statement]:
     """The answer to the question, from the intervals alone."""
     found: Mapping[str, Mapping[str, Any]] = report.get("comparisons") or {}
     trained = {n: g for n, g in found.items() if not g["at_inference"]}
-    matched = {n: g for n, g in trained.items() if n != CONTROL}
+    matched = {n: g for n, g in trained.items() if n in _MATCHED}
     replaced = {n: g for n, g in found.items() if g["at_inference"]}
     if not matched and not replaced:
         return []
-    statements = [_headline(trained, matched)] if matched else []
+    compared = {CONTROL: trained[CONTROL]} if CONTROL in trained else {}
+    statements = [_headline(compared | matched, matched)] if matched else []
     if replaced:
-        used = [n for n, g in replaced.items() if _sign(g) > 0]
-        lead = "The trained model uses its features." if used else "It ignores its features."
+        signs = [_sign(gap) for gap in replaced.values()]
+        lead = "There is no sign that the trained model uses its features."
+        if min(signs) < 0:
+            lead = "The trained model answers better without its features."
+        elif max(signs) > 0:
+            lead = "The trained model uses its features."
         text = f"Change of the mean score with the features in place: {_told(replaced)}."
         statements.append(Statement("neutral", lead, text))
     return statements
@@ -67,7 +75,8 @@ def _headline(trained: Mapping[str, Any], matched: Mapping[str, Any]) -> Stateme
     text = f"Paired differences of the mean score: {_told(trained)}."
     question = "Does the prior do anything here?"
     if all(sign > 0 for sign in signs.values()):
-        lead = f"{question} Yes: it beats no prior and every arm of equal capacity."
+        beaten = "no prior and " if CONTROL in trained else ""
+        lead = f"{question} Yes: it beats {beaten}every arm of equal capacity."
         return Statement("good", lead, text)
     if any(signs[name] < 0 for name in matched) or signs.get(CONTROL, 0) < 0:
         worse = [label(name) for name, sign in signs.items() if sign < 0]
@@ -75,7 +84,9 @@ def _headline(trained: Mapping[str, Any], matched: Mapping[str, Any]) -> Stateme
         return Statement("bad", lead, text)
     if signs.get(CONTROL, 0) > 0:
         equal = [label(name) for name in matched if signs[name] == 0]
-        lead = f"{question} It beats no prior, but not {', '.join(equal)}: the gain is not its features'."
+        lead = (
+            f"{question} It beats no prior, but not {', '.join(equal)}: the gain may be capacity's."
+        )
         return Statement("neutral", lead, text)
     lead = f"{question} Nothing that these questions show."
     return Statement("neutral", lead, text)
@@ -96,6 +107,7 @@ def _sign(gap: Mapping[str, Any]) -> int:
 
 
 def _mean_score(tasks: Mapping[str, Any]) -> float | None:
-    """Mean over question types, as in the verdict."""
-    scores = [row["score"] for row in tasks.values() if row.get("score") is not None]
-    return sum(scores) / len(scores) if scores else None
+    """Mean over all questions, as the differences are."""
+    rows = [row for row in tasks.values() if row.get("score") is not None]
+    count = sum(row["n"] for row in rows)
+    return sum(row["n"] * row["score"] for row in rows) / count if count else None

@@ -67,9 +67,24 @@ def inference_arms_of(config: RunConfig) -> dict[str, dict[str, Component]]:
         path = f"inference_arms.{name}"
         if name in config.arms:
             raise ConfigError(f"{path}: arms has one of this name; call one of them something else")
+        _check_rescored(config.priors, changes, path)
         priors = _changed(config.priors, changes, path)
         found[name] = {prior: priors[prior] for prior in changes}
     return found
+
+
+def _check_rescored(
+    priors: dict[str, Component], changes: dict[str, dict[str, Any]], path: str
+) -> None:
+    """Refuse what cannot change once a prior is trained."""
+    for name, settings in changes.items():
+        free = priors[name].cls.inference_settings if name in priors else ()
+        for setting in settings:
+            if name in priors and setting not in free:
+                what = f"only {', '.join(free)} can" if free else "none of its settings can"
+                raise ConfigError(
+                    f"{path}.{name}.{setting} cannot change after training ({what}): use arms for that"
+                )
 
 
 def _changed(

@@ -14,6 +14,7 @@ GROUPS = {
     "recipe": "a whole run",
     "prior": "spatial priors, a list: prior=[gasp]; prior=[] is plain SFT",
     "encoder": "the frozen model whose features vega3d fuses",
+    "ablation": "further arms to train or to score",
     "backbone": "the model to train",
     "lora": "low-rank adapters on it, in place of those of the size",
     "data": "clips to train on",

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from spatialprior.core.injector import MissingClipFieldError
+from spatialprior.core.injector import MissingClipFieldError, Needs
 from spatialprior.model import check_prior_names
 from spatialprior.registry import DATASETS
+from spatialprior.run.arms import arms_of, inference_arms_of
 from spatialprior.run.errors import RunError
 from spatialprior.run.schema import Component, RunConfig
 
 
-def check_run(config: RunConfig, arms: int, processes: int, device: torch.device) -> None:
+def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
     """Check what the settings say together, and of a run that trains the files and the checkpoint too.
 
     Args:
         config: The run.
-        arms: How many models it trains.
         processes: How many processes train each.
         device: What this one computes on.
 
@@ -30,18 +31,20 @@ def check_run(config: RunConfig, arms: int, processes: int, device: torch.device
         BackboneError: The checkpoint cannot be had, or is another family's.
     """
     check_prior_names(config.priors)
+    arms = [arm.priors for arm in arms_of(config, Path())]
     clips = config.trainer.clips_per_step
     if clips % processes:
         raise RunError(
             f"trainer.clips_per_step={clips} does not divide among {processes} processes; "
             "start another number of them, or set a multiple"
         )
-    if config.scale.sharding == "zero3" and arms > 1:
+    if config.scale.sharding == "zero3" and len(arms) > 1:
         raise RunError(
             "scale.sharding=zero3 trains one model a run (DeepSpeed mixes up a second one in a process), and "
-            f"this run has {arms}: add control=none and leave arms out, or use scale.sharding=fsdp2"
+            f"this run has {len(arms)}: add control=none and leave arms out, or use scale.sharding=fsdp2"
         )
-    needs_geometry = {*config.priors, *(("vqa",) if config.vqa.enabled else ())}
+    needs_geometry = {name for name, prior in config.priors.items() if _needs(prior).clip_fields}
+    needs_geometry |= {"vqa"} if config.vqa.enabled else set()
     if needs_geometry and not config.data.cls.has_geometry:
         raise MissingClipFieldError(
             f"{', '.join(sorted(needs_geometry))} needs depth and poses, which "
@@ -55,9 +58,8 @@ def check_run(config: RunConfig, arms: int, processes: int, device: torch.device
         )
     if config.mode == "train":
         _check_sources(config)
-        for name, prior in config.priors.items():
-            with _told_as(f"priors.{name}"):
-                prior.cls.check(prior.settings)
+        for priors in (*arms, *inference_arms_of(config).values()):
+            _check_priors(priors, config)
         _check_backbone(config.backbone, device)
 
 
@@ -67,6 +69,24 @@ def benchmark_of(config: RunConfig) -> Any:
     candidates = (*_parts(config.instruction), *_parts(config.data))
     source = next(filter(_has_short_answers, candidates), config.data)
     return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
+
+
+def _needs(prior: Component) -> Needs:
+    """What a prior asks for, whatever the depth of the decoder."""
+    needs: Needs = prior.cls(prior.settings).needs(num_layers=1000)
+    return needs
+
+
+def _check_priors(priors: Mapping[str, Component], config: RunConfig) -> None:
+    """What a prior depends on is there, and goes with how views reach the backbone."""
+    for name, prior in priors.items():
+        with _told_as(f"priors.{name}"):
+            prior.cls.check(prior.settings)
+        if _needs(prior).echo and getattr(config.backbone.settings, "frames", "") == "video":
+            raise RunError(
+                f"priors.{name} adds tokens behind the views, which backbone.frames=video has no place for; "
+                "set backbone.frames=images, or choose another fusion"
+            )
 
 
 def _check_sources(config: RunConfig) -> None:

@@ -195,7 +195,9 @@ def _nested(
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """Deep merge; ``above`` wins, and lists are replaced whole."""
+    """Deep merge; ``above`` wins, lists are replaced whole, and another ``kind`` takes no settings over."""
+    if "kind" in below and above.get("kind", below["kind"]) != below["kind"]:
+        return dict(above)
     out = dict(below)
     for key, value in above.items():
         old = out.get(key)

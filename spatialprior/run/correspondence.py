@@ -39,8 +39,11 @@ def correspondence(config: RunConfig) -> int:
     for one in settings.values():
         EncoderChoice(choice.kind, one).check()
     device = make_accelerator(config.scale).device
-    split = config.data.cls(config.data.settings).split(section.split, config.seed)
-    clips = [split.clip(index).with_questions(()) for index in range(section.clips)]
+    try:
+        split = config.data.cls(config.data.settings).split(section.split, config.seed)
+        clips = [split.clip(index).with_questions(()) for index in range(section.clips)]
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
     folder = Path(config.output_root) / "correspondence"
     path = folder / f"{choice.kind}-{config.data.kind}.json"
 
@@ -50,9 +53,9 @@ def correspondence(config: RunConfig) -> int:
     table = sweep(make, section.axes, clips, section.score, path)
     print(text_of(table))
     for metric in ("cosine", "difference", "retrieval"):
-        if len(section.axes) <= 2:
+        if 1 <= len(section.axes) <= 2:
             heatmap(table, metric).savefig(path.with_name(f"{path.stem}-{metric}.png"), dpi=150)
-    print(f"\nscores and heatmaps: {path.with_suffix('')}*")
+    print(f"\nscores, and heatmaps of one or two axes: {path.with_suffix('')}*")
     return 0
 
 

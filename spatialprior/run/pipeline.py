@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import json
 from collections import Counter
@@ -26,9 +25,10 @@ from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
 from spatialprior.eval.evaluator import evaluate, load_exported
 from spatialprior.export import export_model
+from spatialprior.export.kept import plain_settings
 from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
-from spatialprior.report.schema import write_report, write_text
+from spatialprior.report.schema import jsonable, write_report, write_text
 from spatialprior.report.summary import summary
 from spatialprior.run.arms import BEFORE, CONTROL, MAIN, Arm, arms_of, inference_arms_of
 from spatialprior.run.checks import benchmark_of, check_run
@@ -97,7 +97,7 @@ class Pipeline:
 
     def run(self) -> dict[str, Any]:
         """All stages in order; returns what went into ``report.json``."""
-        check_run(self.config, len(self.arms), self.processes.count, self.accelerator.device)
+        check_run(self.config, self.processes.count, self.accelerator.device)
         self.processes.from_first(self._forget)
         base = self._base()
         self._look(BEFORE, base)
@@ -107,6 +107,7 @@ class Pipeline:
             self._look(arm.name, arm.export)
         if self.config.eval is not None:
             for name, priors in self.inference_arms.items():
+                self.processes.from_first(partial(self._forget_changed, name, priors))
                 self.stages.run(
                     f"eval/{name}", partial(self._eval, name, self.arms[0].export, priors)
                 )
@@ -123,6 +124,13 @@ class Pipeline:
         if self.config.mode == "export":
             for arm in self.arms:
                 self.stages.forget("export", arm.export)
+
+    def _forget_changed(self, name: str, priors: dict[str, Component]) -> None:
+        """Drop what an inference arm of this name scored with other settings."""
+        kept = self.stages.kept(f"eval/{name}")
+        changes = {prior: plain_settings(component.settings) for prior, component in priors.items()}
+        if kept is not None and kept["settings"].get("changes") != jsonable(changes):
+            self.stages.forget(f"eval.{name}", self.folder / "replies" / name)
 
     # --- stages ---------------------------------------------------------------------------
 
@@ -161,10 +169,6 @@ class Pipeline:
         finally:
             if tracker is not None:
                 tracker.finish()  # the next arm has a run of its own
-            del trainer
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
     def _export(self, arm: Arm) -> dict[str, Any]:
         trainer = self._trainer(arm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import shutil
@@ -9,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from spatialprior.report.schema import jsonable, write_text
 from spatialprior.run.processes import Processes
@@ -48,6 +51,7 @@ class Stages:
         self.announce(name)
         started = time.perf_counter()
         result = jsonable(work())
+        _let_go()
         record = {
             "result": result,
             "seconds": time.perf_counter() - started,
@@ -55,6 +59,11 @@ class Stages:
         }
         write_text(path, json.dumps(record))
         return result
+
+    def kept(self, name: str) -> Any:
+        """The result of a finished stage; ``None`` where it is not done."""
+        path = self._path(name)
+        return json.loads(path.read_text())["result"] if path.exists() else None
 
     def done(self, name: str) -> bool:
         return self._path(name).exists()
@@ -78,3 +87,10 @@ class Stages:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.replace('/', '.')}.json"
+
+
+def _let_go() -> None:
+    """Free the models of a stage before the next one loads its own: they refer to themselves in a circle."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

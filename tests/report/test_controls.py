@@ -19,7 +19,7 @@ def gap(low: float, high: float, at_inference: bool = False) -> dict[str, Any]:
         "n": 900,
         "clusters": 60,
         "at_inference": at_inference,
-        "tasks": {"a": {"score": 0.4}, "b": {"score": 0.6}},
+        "tasks": {"a": {"score": 0.4, "n": 300}, "b": {"score": 0.6, "n": 600}},
     }
 
 
@@ -34,7 +34,7 @@ BETTER, EQUAL, WORSE = gap(0.02, 0.06), gap(-0.02, 0.03), gap(-0.06, -0.02)
     ("control", "matched", "tone", "said"),
     [
         (BETTER, BETTER, "good", "Yes: it beats no prior and every arm of equal capacity"),
-        (BETTER, EQUAL, "neutral", "but not noise for features: the gain is not its features'"),
+        (BETTER, EQUAL, "neutral", "but not noise for features: the gain may be capacity's"),
         (EQUAL, EQUAL, "neutral", "Nothing that these questions show"),
         (WORSE, EQUAL, "bad", "Not for the better: no prior (SFT) answers better"),
         (EQUAL, WORSE, "bad", "Not for the better: noise for features answers better"),
@@ -51,7 +51,16 @@ def test_whether_the_trained_model_uses_its_features():
     used = report(noise=EQUAL, zero_features=gap(0.1, 0.2, True), other_scene=gap(-0.1, 0.2, True))
     assert "uses its features" in control_statements(used)[1].lead
     ignored = report(noise=EQUAL, other_scene=gap(-0.01, 0.02, True))
-    assert "ignores its features" in control_statements(ignored)[1].lead
+    assert "no sign" in control_statements(ignored)[1].lead
+    hurt = report(noise=EQUAL, zero_features=gap(-0.2, -0.1, True))
+    assert "better without its features" in control_statements(hurt)[1].lead
+
+
+def test_only_arms_that_were_there_are_named():
+    (alone,) = control_statements(report(noise=BETTER))
+    assert "it beats every arm of equal capacity" in alone.lead
+    assert control_statements(report(control=BETTER, corr_only=EQUAL)) == []
+    assert control_rows(report(control=BETTER, corr_only=EQUAL))
 
 
 def test_a_recipe_with_the_sft_control_alone_has_no_such_section(tmp_path):

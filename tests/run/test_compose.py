@@ -26,12 +26,16 @@ def run(*argv: str):
 @pytest.mark.parametrize("size", sorted(options("size")))
 @pytest.mark.parametrize("recipe", sorted(options("recipe")))
 def test_every_recipe_composes_at_every_size(recipe, size):
-    own_data = recipe.startswith("nano_base")  # made in the embedded rooms, whatever the size
-    config = run(
-        f"recipe={recipe}", f"size={size}", *(PAPER if size == "paper" and not own_data else [])
-    )
+    own_data = {  # in place of clips with geometry and instructions
+        "nano_base_1": [],
+        "nano_base_2": [],
+        "nano_base_3": [],
+        "vega3d_baseline": [f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")],
+    }
+    paths = own_data.get(recipe, PAPER) if size == "paper" else []
+    config = run(f"recipe={recipe}", f"size={size}", *paths)
     assert (config.recipe, config.size) == (recipe, size)
-    assert bool(config.priors) == recipe.startswith("gasp")
+    assert bool(config.priors) == recipe.startswith(("gasp", "vega3d"))
     assert config.vqa.enabled == recipe.startswith("vqa")
 
 

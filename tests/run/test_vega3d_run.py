@@ -100,6 +100,14 @@ def test_a_finished_run_resumes_to_the_same_report_and_rescores_on_demand(finish
     )
     found = Pipeline(more, folder).run()["comparisons"]
     assert found["only_zero"]["mean"] == report["comparisons"]["zero_features"]["mean"]
+    # Another meaning under the same name is scored anew.
+    (folder / "replies" / "only_zero" / "replies.jsonl").unlink()
+    other = compose_run(
+        [f"resume={folder}", "inference_arms={only_zero: {vega3d: {at_inference: shuffled}}}"]
+    )
+    changed = Pipeline(other, folder).run()["comparisons"]
+    assert changed["only_zero"]["mean"] == report["comparisons"]["shuffled_features"]["mean"]
+    assert (folder / "replies" / "only_zero" / "replies.jsonl").is_file()
 
 
 def test_it_combines_with_gasp(world, tmp_path):
@@ -128,6 +136,12 @@ def test_it_combines_with_gasp(world, tmp_path):
         (["priors.vega3d.fusion.kind=gate"], r"expected one of token_gate"),
         (["arms={x: {vega3d: {sauce: noise}}}"], r"unknown vega3d setting arms\.x\.vega3d\.sauce"),
         (["inference_arms={noise: {vega3d: {}}}"], r"arms has one of this name"),
+        (
+            ["inference_arms={x: {vega3d: {fusion: {kind: add}}}}"],
+            r"x\.vega3d\.fusion cannot change after",
+        ),
+        (["priors.vega3d.source=own_vision"], r"zero_features.*source=own_vision has none"),
+        (["arms={x: {vega3d: {encoder: {kind: sd21}}}}"], r"hub cannot be reached"),
         (["mode=plan"], r"does not count the frozen models that vega3d runs"),
     ],
 )
@@ -157,9 +171,24 @@ def test_correspondence_mode(world, tmp_path, capsys):
     assert len(table["cells"]) == 4
 
 
-def test_correspondence_needs_an_encoder_and_geometry(capsys):
+def test_correspondence_of_the_encoder_as_it_is(world, tmp_path, capsys):
+    typed = [*world, f"output_root={tmp_path}", "mode=correspondence", "correspondence.clips=2"]
+    assert main(typed) == 0
+    assert "all pairs of views" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "correspondence").iterdir()] == ["wan_t2v-rooms.json"]
+
+
+def test_correspondence_needs_an_encoder_and_clips(capsys):
     assert main(["recipe=gasp_qwen", "mode=correspondence"]) == 2
     assert "choose recipe=vega3d_baseline" in capsys.readouterr().err
+    typed = [
+        "recipe=vega3d_baseline",
+        "mode=correspondence",
+        "data=posed_rgbd",
+        "data.root=/nowhere",
+    ]
+    assert main(typed) == 2
+    assert "/nowhere" in capsys.readouterr().err
 
 
 def test_arms_of_a_prior_that_is_not_there(world, tmp_path):

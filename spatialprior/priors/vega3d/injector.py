@@ -50,6 +50,8 @@ class Vega3d(PriorInjector):
     """Features of a frozen encoder, aligned by pixel coordinates and fused into the visual tokens."""
 
     export_mode = ExportMode.KEEP
+    inference_settings = ("at_inference",)
+    local_settings = ("cache_gb", "cache_dir")
     chosen: ClassVar[dict[str, type]] = {"encoder": EncoderChoice}
     """Settings that hold one component, for whoever reads recipes."""
 
@@ -63,9 +65,11 @@ class Vega3d(PriorInjector):
             source: What is fused; anything but ``encoder`` is a control of equal capacity.
             normalise: RMS norm of the features in front of their projector (the released spatial-reasoning
                 branch); without it they go in as the encoder has them (the paper).
-            at_inference: Put something else in the features' place, to see whether the model uses them.
+            at_inference: Put something else in the features' place in evaluation mode, to see whether the model
+                uses them.
             lr_multiple: The fusion's learning rate as a multiple of the base rate.
-            cache_gb: Room for kept features on this machine, GB; 0 keeps none.
+            cache_gb: Room for kept features on this machine, GB; 0 keeps none. Runs that share the folder keep
+                to the smallest of their bounds.
             cache_dir: Where; by default below ``$SPATIALPRIOR_CACHE``, or else ``~/.cache/spatialprior``.
         """
 
@@ -86,6 +90,11 @@ class Vega3d(PriorInjector):
                 self.fusion = FusionConfig(**self.fusion)
             if self.cache_gb < 0 or self.lr_multiple < 0:
                 raise ValueError("vega3d: cache_gb and lr_multiple must not be negative")
+            if self.source == "own_vision" and self.at_inference != "none":
+                raise ValueError(
+                    f"vega3d: at_inference={self.at_inference} replaces an encoder's features, and "
+                    "source=own_vision has none; leave inference_arms out (inference_arms={})"
+                )
 
         def to_dict(self) -> dict[str, Any]:
             """In the shape in which recipes write it."""
@@ -106,7 +115,8 @@ class Vega3d(PriorInjector):
     @classmethod
     def check(cls, config: Config) -> None:
         """Raise ``ValueError`` for an encoder that cannot be had, without loading a weight."""
-        config.encoder.check()
+        if config.source == "encoder":
+            config.encoder.check()
 
     @property
     def appends(self) -> bool:
@@ -114,7 +124,7 @@ class Vega3d(PriorInjector):
         return self.config.fusion.kind == "sequence_concat"
 
     def provenance(self) -> dict[str, str]:
-        return {"encoder": self.encoder.revision}
+        return {"encoder": self.encoder.revision} if self.config.source == "encoder" else {}
 
     def frozen_modules(self) -> Iterable[nn.Module]:
         return (self.encoder.module,) if self.config.source == "encoder" else ()
@@ -144,9 +154,7 @@ class Vega3d(PriorInjector):
     def prepare(self, batch: ClipBatch) -> TokenFeatures:
         layout = batch.token_map
         features, seen = self._aligned(batch)
-        substitute = self.config.at_inference
-        if substitute != "none" and features is None:
-            raise ValueError(f"at_inference={substitute} says nothing with source=own_vision")
+        substitute = "none" if self.training else self.config.at_inference
         if features is not None and len(batch.clips):
             if substitute == "zero":
                 features = torch.zeros_like(features)

@@ -204,7 +204,7 @@ def test_substitutes_at_inference():
     clips[1] = dataclasses.replace(clips[1], images=255 - clips[1].images)
     batch = model().backbone.encoder()(clips)
     found = {
-        name: model(at_inference=name).injectors["vega3d"].prepare(batch)
+        name: model(at_inference=name).eval().injectors["vega3d"].prepare(batch)
         for name in ("none", "zero", "shuffled", "other_scene")
     }
     plain = found["none"].features
@@ -217,7 +217,9 @@ def test_substitutes_at_inference():
         assert torch.equal(before.sort(0).values, after.sort(0).values)
     other = found["other_scene"].features
     assert torch.equal(other[:half], plain[half:]) and torch.equal(other[half:], plain[:half])
-    alone = model(at_inference="other_scene")
+    training = model(at_inference="zero").train().injectors["vega3d"].prepare(batch)
+    assert torch.equal(training.features, plain), "it is for inference only"
+    alone = model(at_inference="other_scene").eval()
     with pytest.raises(ValueError, match=r"two scenes.*eval\.batch"):
         alone.prepare(alone.backbone.encoder()([clips[0]]))
 
