@@ -15,7 +15,7 @@ usage: python -m spatialprior.run [GROUP=NAME ...] [setting=VALUE ...] [--cfg] [
   python -m spatialprior.run data=posed_rgbd data.root=PATH     your own RGB-D sequence with poses
   python -m spatialprior.run trainer.steps=50 seed=1 --cfg      print the resolved settings, run nothing
   python -m spatialprior.run mode=plan size=paper scale=8gpu_fsdp2   what that would cost; loads no weight
-  python -m spatialprior.run mode=correspondence recipe=vega3d_baseline encoder=dinov3   score an encoder
+  python -m spatialprior.run recipe=vega3d_baseline mode=correspondence   score the encoder of its prior
   python -m spatialprior.run resume=runs/RECIPE/TIME-HASH       go on with a run that was stopped
   python -m spatialprior.run resume=RUN mode=report             redo one stage: eval, export, probe, report
 
