@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 
 from spatialprior.backbones.lora import LoraOptions, inject
+from spatialprior.core.injector import PriorInjector
 from spatialprior.data.stream import ClipStream
 from spatialprior.model import SpatialModel
 from spatialprior.priors.gasp.injector import Gasp
+from spatialprior.priors.vega3d.injector import Vega3d
 from spatialprior.testing import plane_clip, tiny_backbone
 from spatialprior.train.accelerator import make_accelerator
 from spatialprior.train.config import ScaleConfig, TrainerConfig
@@ -38,6 +40,7 @@ class Scenario:
     micro_batch: int = 1
     layers: tuple[int, ...] = (1, 3)
     max_tokens: int = 0
+    fusion: str = ""
 
 
 ENGINES = {"ddp": "none", "fsdp2": "fsdp2"}
@@ -65,12 +68,20 @@ SCENARIOS = {
     )
 }
 
+# VEGA-3D in GASP's place.
+FUSED = {
+    f"{name}_{fusion}": Scenario(sharding=ENGINES[name], clips="text", steps=6, fusion=fusion)
+    for name in ("ddp", "fsdp2")
+    for fusion in ("token_gate", "cross_attention")
+}
+
 
 class Clips:
     """Clips with unlike numbers of views, visible anchors and answer tokens.
 
     With ``apart`` a clip has either geometry or questions: of two processes one sees no geometry, the other
-    no answer. With ``text`` every other clip has no view at all, with ``mute`` none has a question.
+    no answer. With ``text`` every other clip has no view at all, and no two show the same; with ``mute`` none
+    has a question.
     """
 
     def __init__(self, kind: str) -> None:
@@ -91,6 +102,8 @@ class Clips:
         if self.kind == "text" and index % 2:
             bare = dict.fromkeys(("intrinsics", "world_to_cam", "depth", "depth_valid"))
             return dataclasses.replace(clip, images=(), frame_ids=(), **bare)
+        if self.kind == "text":
+            return dataclasses.replace(clip, images=clip.images.roll(8 * index, -1))
         return clip.with_questions(()) if self.kind in ("apart", "mute") else clip
 
 
@@ -113,11 +126,8 @@ def make_trainer(scenario: Scenario, folder: Path) -> Trainer:
         max_tokens=scenario.max_tokens,
         sharding=scenario.sharding,
     )
-    gasp = Gasp(
-        Gasp.Config(embedding_dim=8, anchors=[4, 8], layers=scenario.layers, max_anchors=20)
-    )
     return Trainer(
-        SpatialModel(backbone, {"gasp": gasp}),
+        SpatialModel(backbone, priors(scenario)),
         ClipStream(Clips(scenario.clips), None, config.clips_per_step),
         config,
         scale,
@@ -126,6 +136,17 @@ def make_trainer(scenario: Scenario, folder: Path) -> Trainer:
         recipe_hash="abc",
         label=folder.name,
     )
+
+
+def priors(scenario: Scenario) -> dict[str, PriorInjector]:
+    if not scenario.fusion:
+        config = Gasp.Config(
+            embedding_dim=8, anchors=[4, 8], layers=scenario.layers, max_anchors=20
+        )
+        return {"gasp": Gasp(config)}
+    encoder = {"kind": "wan_t2v", "path": "nano", "size": [32, 32], "layer": 1}
+    fusion = {"kind": scenario.fusion}
+    return {"vega3d": Vega3d(Vega3d.Config(encoder=encoder, fusion=fusion, cache_gb=0.05))}
 
 
 def train(scenario: Scenario, folder: Path) -> None:
@@ -137,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out, *names = sys.argv[1:]
     for name in names:
-        train(SCENARIOS[name], Path(out) / name)
+        train({**SCENARIOS, **FUSED}[name], Path(out) / name)
 
 
 if __name__ == "__main__":

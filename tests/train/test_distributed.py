@@ -64,16 +64,16 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return load_file(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
 
 
-def follows(mine: Path, theirs: Path) -> None:
+def follows(mine: Path, theirs: Path, steps: int = STEPS) -> None:
     """The same curve to six digits; the same weights but for what AdamW makes of rounding noise."""
     logs = [list(read_log(folder / "log.jsonl")) for folder in (mine, theirs)]
-    assert [line["step"] for line in logs[0]] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in logs[0]] == list(range(1, steps + 1))
     for a, b in zip(*logs, strict=True):
         for key in b:
             if key.startswith(("loss", "raw/", "weighted/", "lr/")):
                 assert a[key] == pytest.approx(b[key], rel=2e-6, abs=1e-7), (a["step"], key)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-5)
-    ours, others = weights(mine), weights(theirs)
+    ours, others = weights(mine, steps), weights(theirs, steps)
     assert ours.keys() == others.keys()
     for name, tensor in others.items():
         # A weight with a gradient of nearly zero moves by up to the learning rate in either direction.

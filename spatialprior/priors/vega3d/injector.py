@@ -161,7 +161,7 @@ class Vega3d(PriorInjector):
             elif substitute == "shuffled":
                 features = sources.shuffled(features, seen, batch.clips)
             elif substitute == "other_scene":
-                features, seen = self._other_scene(features, seen, batch.clips)
+                features, seen = self._other_scene(features, seen, batch.clips, layout.grid)
         target = batch.echo if self.appends else layout
         assert target is not None, "encoded without a second copy of the views"
         rows = batch.site_rows(target)[seen]

@@ -3,76 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from colours import asked, model, nudge, prior
 from torch.nn import functional as F
 
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.core.terms import total_loss
 from spatialprior.eval.evaluator import load_exported
 from spatialprior.export import export_model, load_model
-from spatialprior.features.encoder import EncoderConfig, FeatureEncoder
+from spatialprior.features.encoder import EncoderConfig
 from spatialprior.model import SpatialModel
 from spatialprior.priors.gasp.injector import Gasp
+from spatialprior.priors.vega3d import sources
 from spatialprior.priors.vega3d.injector import Vega3d
-from spatialprior.registry import ENCODERS
-from spatialprior.testing import plane_clip, tiny_backbone
+from spatialprior.testing import tiny_backbone
 
-
-class Colours(FeatureEncoder):
-    """Six numbers for every 8-pixel cell of the input: mean and a fixed mixture of its colours."""
-
-    multiple = 8
-
-    @property
-    def channels(self) -> int:
-        return 6
-
-    @property
-    def revision(self) -> str:
-        return "colours-1"
-
-    def load(self) -> nn.Module:
-        torch.manual_seed(self.config.seed if self.config.weights == "random" else 99)
-        return nn.Conv2d(3, 3, 1)
-
-    def encode_pixels(self, module: nn.Module, pixels: Tensor, seeds: list[int]) -> Tensor:
-        small = F.avg_pool2d(pixels, 8)
-        return torch.cat([small, module(small)], dim=1)
-
-
-@pytest.fixture(autouse=True)
-def colours(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    ENCODERS.names()
-    monkeypatch.setattr(ENCODERS, "_entries", dict(ENCODERS._entries))
-    monkeypatch.setattr(ENCODERS, "_loaded", dict(ENCODERS._loaded))
-    monkeypatch.setattr(ENCODERS, "_frozen", False)
-    ENCODERS.add("colours", Colours)
-    monkeypatch.setenv("SPATIALPRIOR_CACHE", str(tmp_path / "cache"))
-
-
-def prior(**settings: Any) -> Vega3d:
-    encoder = {"kind": "colours", **settings.pop("encoder", {})}
-    return Vega3d(Vega3d.Config(encoder=encoder, **settings))
-
-
-def model(kind: str = "qwen2_5_vl", **settings: Any) -> SpatialModel:
-    torch.manual_seed(0)
-    return SpatialModel(tiny_backbone(kind=kind), {"vega3d": prior(**settings)})
-
-
-def asked(clip_id: str = "plane", **kwargs: Any) -> MultiViewClip:
-    return plane_clip(clip_id, questions=[("Is it far?", "yes")], **kwargs)
-
-
-def nudge(module: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in module.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=generator)
+pytestmark = pytest.mark.usefixtures("colours")
 
 
 def test_every_token_gets_the_features_of_its_own_pixels():
@@ -224,6 +172,63 @@ def test_substitutes_at_inference():
         alone.prepare(alone.backbone.encoder()([clips[0]]))
 
 
+def laid_out(*clips):
+    """A batch of them, with views of every clip's own grid."""
+    return model().backbone.encoder()([*clips])
+
+
+def negative(clip: MultiViewClip, clip_id: str) -> MultiViewClip:
+    return dataclasses.replace(clip, clip_id=clip_id, source_id=clip_id, images=255 - clip.images)
+
+
+@pytest.mark.parametrize("size", [(40, 24), (24, 24), (64, 64)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_of_a_view_is_the_same_beside_larger_ones(size, channels):
+    small = asked("small", num_views=2, size=size)
+    alone, together = laid_out(small), laid_out(asked("large", size=(96, 112)), small)
+    cells = int(alone.token_map.grid[0, 0].prod())
+    assert cells < together.token_map.index.shape[-1]
+    found = sources.noise(together, channels, 5)[1]
+    assert torch.equal(found[:2, :cells], sources.noise(alone, channels, 5)[0])
+    assert not found[:2, cells:].any() and not found[2:].any()
+    assert not torch.equal(found, sources.noise(together, channels, 6)[1])
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_another_scene_gives_views_of_the_same_grid_alone(told):
+    """Grids of as many tokens, but of unlike shape, are no donors, whether or not the grid is told."""
+    wide, tall = asked("wide", num_views=3, size=(48, 96)), asked("tall", size=(96, 48))
+
+    def handed(other, *clips):
+        batch = laid_out(*clips)
+        layout = batch.token_map
+        values = torch.rand(*layout.valid.shape, 2) * layout.valid.unsqueeze(-1)
+        grid = (layout.grid,) if told else ()
+        return values, *other(values, layout.valid, batch.clips, *grid)
+
+    assert len({tuple(laid_out(c).token_map.grid[0, 0].tolist()) for c in (wide, tall)}) == 2
+    with pytest.raises(ValueError, match=r"clip wide .*two scenes.*eval\.batch") as error:
+        handed(sources.OtherScene(), wide, tall)
+    assert "\n" not in str(error.value)
+    # The tall clip between them is passed over; two views take turns.
+    pair = negative(asked("x", num_views=2, size=(48, 96)), "pair")
+    other = sources.OtherScene()
+    values, found, seen = handed(other, wide, tall, pair, negative(tall, "tall too"))
+    assert torch.equal(found[0], values[2, [0, 1, 0]]) and torch.equal(found[2, :2], values[0, :2])
+    assert torch.equal(found[1], values[3]) and torch.equal(found[3], values[1])
+    assert bool(seen.any(-1).all(-1)[[0, 1, 3]].all()) and not seen[2, 2].any()
+    # What came before plays no part where the batch itself has a donor.
+    again = handed(other, wide, pair)
+    assert torch.equal(again[1][0], again[0][1, [0, 1, 0]])
+    # Where it has none, the latest clip of another scene before it gives; a clip without views needs none.
+    last = handed(other, dataclasses.replace(wide, clip_id="wide again"), text_only())
+    assert torch.equal(last[1][0], again[0][1, [0, 1, 0]]) and not last[1][1].any()
+
+
+def text_only() -> MultiViewClip:
+    return MultiViewClip("text", "t", (), (), questions=asked().questions)
+
+
 def test_views_of_unlike_size_and_clips_without_views():
     whole = model()
     images = (
@@ -231,7 +236,7 @@ def test_views_of_unlike_size_and_clips_without_views():
         torch.full((3, 48, 96), 9, dtype=torch.uint8),
     )
     mixed = MultiViewClip("mixed", "m", images, (0, 1), questions=asked().questions)
-    text = MultiViewClip("text", "t", (), (), questions=asked().questions)
+    text = text_only()
     terms = whole(whole.backbone.encoder()([mixed, text]))
     assert bool(terms[0].sum.isfinite())
     terms = whole(whole.backbone.encoder()([text]))
