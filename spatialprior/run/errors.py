@@ -24,6 +24,7 @@ _EXPECTED = (
     ("spatialprior.data.media.errors", "MediaPathError"),
     ("spatialprior.model", "PriorNameError"),
     ("spatialprior.plan.published", "PlanError"),
+    ("spatialprior.priors.vega3d.sources", "OtherSceneError"),
     ("spatialprior.train.zero", "ZeroOrderError"),
     ("spatialprior.train.tracking", "TrackingError"),
     ("spatialprior.train.fsdp", "FullyShardedModelError"),

@@ -64,6 +64,10 @@ def shuffled(features: Tensor, valid: Tensor, clips: tuple[MultiViewClip, ...]) 
     return found
 
 
+class OtherSceneError(ValueError):
+    """No clip of another scene is at hand. The message is one line."""
+
+
 class OtherScene:
     """Hands out features of another scene, each view those of a view with the same grid of tokens.
 
@@ -108,7 +112,7 @@ class OtherScene:
             for v, wanted in own.grids.items():
                 given = next((d.view(v, wanted) for d in others if d.has(own.source, wanted)), None)
                 if given is None:
-                    raise ValueError(
+                    raise OtherSceneError(
                         f"at_inference=other_scene: clip {clips[b].clip_id} meets no view of another scene "
                         "with the grid of its own; it needs clips of two scenes with views of one size: raise "
                         "eval.batch, or score more clips (of a resumed scoring remove replies.jsonl)"
