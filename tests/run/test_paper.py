@@ -19,7 +19,7 @@ ARMS = [
     f"{arm}_{family}" for arm in ("gasp", "gasp_corr", "sft", "vqa") for family in ("qwen", "llava")
 ]
 LEAF = re.compile(r"^\s*(?:- override /)?[\w/]+:\s*[^\s#]")
-SOURCE = re.compile(r"#.*\[[PFNO]\]")
+SOURCE = re.compile(r"#.*\[[PFNOSM]\]")
 
 
 def run(*argv: str):
@@ -97,6 +97,7 @@ def test_plans_need_no_path_and_runs_do(capsys):
     "path",
     [
         recipe_folder() / "size" / "paper.yaml",
+        recipe_folder() / "recipe_size" / "vega3d_baseline_paper.yaml",
         *(options("prior")[name].path for name in PRESETS),
         *(options("lora")[name].path for name in RANKS),
     ],
