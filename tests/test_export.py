@@ -197,6 +197,21 @@ def test_a_kept_prior_ships_beside_a_stock_checkpoint(
     assert not torch.equal(stock.generate(batch, 6), tokens)
 
 
+def test_a_kept_prior_beside_merged_adapters(
+    nano_folder: Path, tmp_path: Path, keeper: type[Keeper]
+) -> None:
+    model = make(nano_folder, lora=LoraOptions(rank=4, alpha=8), prior=keeper).eval()
+    report = export_model(model, tmp_path / "export", recipe_hash="x")
+    assert report.is_stock and report.kept is not None and report.kept["identical_logits"]
+    batch = model.backbone.encoder().prompts([plane_clip(questions=[("Is it far?", "yes")])])
+    loaded = load_model(tmp_path / "export").backbone
+    with torch.no_grad():
+        wanted, found = model.serve()(batch).hidden, loaded(batch).hidden
+        plain = loaded(batch, edits={}).hidden
+    assert torch.allclose(found, wanted, atol=1e-3)  # merging rounds
+    assert not torch.allclose(found, plain, atol=1e-1)
+
+
 def load_exported_stock(folder: Path) -> Qwen2_5VL:
     return Qwen2_5VL.load(Qwen2_5VL.Config(path=str(folder))).eval()
 
