@@ -93,7 +93,7 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         num_replies=len(replies),
         settings=_settings(report),
         cost=_cost(report),
-        export=[(k.replace("_", " "), _shown(v)) for k, v in (report.get("export") or {}).items()],
+        export=_export(report.get("export") or {}),
         priors=[str(prior).lower() for prior in report.get("priors") or []],
         config_text=json.dumps(report["config"], indent=2) if report.get("config") else "",
         style=Markup(
@@ -229,8 +229,20 @@ def _settings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("intervals", f"95 %, bootstrap over {unit}" if unit else "–")]
 
 
+def _export(export: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Facts about the export, and about the priors that stay in it."""
+    facts = {name: value for name, value in export.items() if name != "kept"}
+    kept = export.get("kept") or {}
+    facts |= {
+        f"with its priors: {name}" if name != "kept" else "keeps": v for name, v in kept.items()
+    }
+    return [(name.replace("_", " "), _shown(value)) for name, value in facts.items()]
+
+
 def _shown(value: Any) -> str:
     """A setting as a person reads it."""
+    if value is None:
+        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

@@ -84,6 +84,24 @@ def test_page_and_terminal_show_every_arm(tmp_path):
     assert "<script>" not in page.split("<style>")[1].split("</style>")[1]
 
 
+def test_the_export_that_keeps_a_prior_is_told_in_rows(tmp_path):
+    kept = {
+        "kept": ["vega3d"],
+        "identical_logits": True,
+        "kept_parameters": 12_929,
+        "frozen_parameters": 2_915_003,
+        "flops": 100,
+        "fusion_flops": 2,
+        "frozen_flops": 134,
+    }
+    export = {"identical_logits": True, "extra_keys": [], "adapter_difference": None, "kept": kept}
+    page = render({**report(noise=EQUAL), "export": export}, tmp_path)
+    assert "+136% FLOPs" in page and "12,929" in page
+    assert "None" not in page and "kept_parameters" not in page
+    broken = {**export, "kept": {**kept, "identical_logits": False}}
+    assert "does not compute" in render({**report(noise=EQUAL), "export": broken}, tmp_path)
+
+
 def replies(scores: list[float]) -> dict[str, Any]:
     rows = [{"id": str(i), "score": s, "source_id": f"room{i // 2}"} for i, s in enumerate(scores)]
     return {"replies": rows, "tasks": {"a": {"score": sum(scores) / len(scores)}}}
