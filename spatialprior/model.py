@@ -98,10 +98,10 @@ class SpatialModel(nn.Module):
         return counts
 
     def edits(self, contexts: Mapping[str, Any]) -> dict[Site, list[Edit]]:
-        """What the priors do to each edit site, in the recipe's order."""
+        """What the priors in ``contexts`` do to each edit site, in the recipe's order."""
         edits: dict[Site, list[Edit]] = {}
         for name, needs in self.needs.items():
-            for site in needs.edits:
+            for site in needs.edits if name in contexts else ():
                 edit = partial(self.injectors[name].edit, site, context=contexts[name])
                 edits.setdefault(site, []).append(edit)
         return edits

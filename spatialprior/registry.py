@@ -155,6 +155,18 @@ class Registry(Generic[T]):
             self._loaded[name] = cast("type[T]", found)
         return self._loaded[name]
 
+    def configured(self, kind: str, values: Mapping[str, Any], path: str) -> Any:
+        """The ``Config`` of the class called ``kind``, from plain values.
+
+        Raises:
+            ValueError: A setting does not exist; it is named below ``path``.
+        """
+        config: Any = getattr(self.get(kind), "Config")  # noqa: B009 (no base class promises it)
+        known = {item.name for item in dataclasses.fields(config)}
+        for key in values.keys() - known:
+            raise ValueError(f"unknown setting {path}.{key}; {suggest(str(key), known)}")
+        return config(**values)
+
     def name_of(self, cls: type) -> str | None:
         """The name of a class that is registered; imports nothing."""
         target = f"{cls.__module__}:{cls.__qualname__}"

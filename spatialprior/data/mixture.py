@@ -43,12 +43,10 @@ class Source:
                 f"sources.{name} has no kind; {suggest('', DATASETS.names())}, as in "
                 f"sources.{name}={{kind: rooms, weight: 1}}"
             )
-        config = DATASETS.get(str(given["kind"])).Config
+        kind = str(given["kind"])
         rest = {key: value for key, value in given.items() if key not in ("kind", "weight")}
-        known = {item.name for item in dataclasses.fields(config)}
-        for key in rest.keys() - known:
-            raise ValueError(f"unknown setting sources.{name}.{key}; {suggest(str(key), known)}")
-        return cls(str(given["kind"]), config(**rest), float(given.get("weight", 1.0)))
+        settings = DATASETS.configured(kind, rest, f"sources.{name}")
+        return cls(kind, settings, float(given.get("weight", 1.0)))
 
     def to_dict(self) -> dict[str, Any]:
         """In the shape in which recipes write it."""

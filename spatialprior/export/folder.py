@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from spatialprior.core.backbone import Backbone, Edit
+from spatialprior.core.backbone import Backbone
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.clip import MultiViewClip, Question
-from spatialprior.core.injector import PriorInjector
-from spatialprior.core.sites import Site
 from spatialprior.export.card import card
 from spatialprior.export.kept import (
     attach_kept,
@@ -180,12 +177,12 @@ def _verify_kept(
     # Around the backbone in memory: what the stock weights do has been verified without priors.
     mine = {name: model.injectors[name] for name in kept}
     with _evaluating(model), torch.no_grad():
-        plain, flops = _edited_logits(backbone, {}, batch)
-        wanted, edited_flops = _edited_logits(backbone, mine, batch)
+        plain, flops = _edited_logits(model, (), batch)
+        wanted, edited_flops = _edited_logits(model, kept, batch)
         echo = backbone.echo_views
         again = attach_kept(backbone, written, about)
         backbone.echo_views = echo
-        found, _ = _edited_logits(backbone, again.injectors, batch)
+        found, _ = _edited_logits(again, kept, batch)
         images = batch.clips[0].images
         assert isinstance(images, Tensor)
         with FlopCounterMode(display=False) as frozen:
@@ -205,14 +202,11 @@ def _verify_kept(
 
 
 def _edited_logits(
-    backbone: Backbone, priors: Mapping[str, PriorInjector], batch: ClipBatch
+    model: SpatialModel, priors: Iterable[str], batch: ClipBatch
 ) -> tuple[Tensor, int]:
-    """Logits of a pass with the edits of ``priors``, and its FLOPs."""
-    edits: dict[Site, list[Edit]] = {}
-    for prior in priors.values():
-        context = prior.prepare(batch)
-        for site in prior.needs(backbone.num_layers).edits:
-            edits.setdefault(site, []).append(partial(prior.edit, site, context=context))
+    """Logits of a pass with the edits of some of the model's priors, and its FLOPs."""
+    edits = model.edits({name: model.injectors[name].prepare(batch) for name in priors})
+    backbone = model.backbone
     with FlopCounterMode(display=False) as counter:
         logits = backbone.logits(backbone(batch, edits=edits).hidden)
     return logits, counter.get_total_flops()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from spatialprior.core.backbone import Backbone
 from spatialprior.core.injector import ExportMode, PriorInjector
+from spatialprior.core.merge import merged
 from spatialprior.export.manifest import ExportError, verify_manifest
 from spatialprior.model import SpatialModel
 from spatialprior.registry import BACKBONES, INJECTORS
@@ -164,7 +165,7 @@ def load_model(
             raise ExportError(
                 f"{folder} keeps no prior {name!r}; it keeps {', '.join(kept_of(manifest['priors']))}"
             )
-        wanted = _merged(entry["settings"], new)
+        wanted = merged(entry["settings"], new)
         settings[name] = _recorded(INJECTORS.get(entry["kind"]), wanted, folder, name)
     model = attach_kept(backbone.to(device), folder, manifest["priors"], settings)
     model.serve()
@@ -178,11 +179,3 @@ def _recorded(cls: Any, settings: Mapping[str, Any], folder: Path, name: str) ->
         raise ExportError(
             f"{folder}: settings of prior {name!r} do not fit this version: {error}"
         ) from None
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(below)
-    for key, value in above.items():
-        both = isinstance(out.get(key), Mapping) and isinstance(value, Mapping)
-        out[key] = _merged(out[key], value) if both else value
-    return out

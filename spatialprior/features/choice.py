@@ -37,12 +37,8 @@ class EncoderChoice:
         if not isinstance(given, Mapping) or "kind" not in given:
             raise ValueError(f"encoder has no kind; {suggest('', ENCODERS.names())}")
         kind = str(given["kind"])
-        config = ENCODERS.get(kind).Config
-        known = {item.name for item in dataclasses.fields(config)}
         rest = {key: value for key, value in given.items() if key != "kind"}
-        for key in rest.keys() - known:
-            raise ValueError(f"unknown setting encoder.{key}; {suggest(str(key), known)}")
-        return cls(kind, config(**rest))
+        return cls(kind, ENCODERS.configured(kind, rest, "encoder"))
 
     def to_dict(self) -> dict[str, Any]:
         """In the shape in which recipes write it."""

@@ -22,6 +22,7 @@ from torch import nn
 
 from spatialprior.features.digest import digest
 from spatialprior.features.encoder import EncoderConfig, EncoderError
+from spatialprior.features.sources import drawn_from
 
 NANO = Path(__file__).parent / "nano"
 """Where embedded models lie."""
@@ -101,9 +102,7 @@ class ComponentFolder:
         Raises:
             EncoderError: A weight is missing, left over or of another shape.
         """
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would seed the GPUs too.
-            torch.default_generator.manual_seed(self.config.seed)
+        with drawn_from(self.config.seed):
             if self.config.weights == "random":
                 return self._drawn(name, model_class)
             return self._loaded(name, model_class)

@@ -94,5 +94,6 @@ def revision_of(config: EncoderConfig) -> str:
 def drawn_from(seed: int) -> Iterator[None]:
     """Weights made on the CPU inside of the block are drawn from ``seed``; the global state comes back."""
     with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the GPUs too.
         torch.default_generator.manual_seed(seed)
         yield

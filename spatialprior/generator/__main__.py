@@ -7,12 +7,14 @@ import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import nn
 
 from spatialprior.generator import package
 from spatialprior.generator.clips import Clips
@@ -20,7 +22,7 @@ from spatialprior.generator.config import GeneratorConfig, GeneratorError, load_
 from spatialprior.generator.evaluate import evaluate
 from spatialprior.generator.flow import build_transformer, flow_losses
 from spatialprior.generator.gaussian import GaussianDenoiser
-from spatialprior.generator.loop import train
+from spatialprior.generator.loop import Losses, train
 from spatialprior.generator.picture import draw_picture
 from spatialprior.generator.vae import (
     all_latents,
@@ -55,38 +57,29 @@ def make(
         stop_after: End each stage once this many of its steps are done; ``None`` is then returned.
     """
     clips = Clips(config.clips, "train")
+
+    def trained(name: str, model: nn.Module, losses: Callable[[int], Losses]) -> bool:
+        mark = fingerprint(config, name)
+        if not train(model, losses, getattr(config, name), work, name, mark, stop_after):
+            return False
+        model.requires_grad_(False).eval()
+        package.round_weights(model)
+        return True
+
     vae = build_vae(config)
-    mark = fingerprint(config, "vae")
-    if not train(
-        vae,
-        lambda step: vae_losses(vae, clips, config, step),
-        config.vae,
-        work,
-        "vae",
-        mark,
-        stop_after,
-    ):
+    if not trained("vae", vae, lambda step: vae_losses(vae, clips, config, step)):
         return None
-    vae.requires_grad_(False).eval()
-    package.round_weights(vae)
     raw = all_latents(vae, clips)
     measure_latents(vae, raw)
     mean, std = latent_scale(vae)
     latents = (raw - mean) / std
     transformer = build_transformer(config)
-    mark = fingerprint(config, "transformer")
-    if not train(
-        transformer,
-        lambda step: flow_losses(transformer, latents, config, step),
-        config.transformer,
-        work,
-        "transformer",
-        mark,
-        stop_after,
-    ):
+
+    def denoising(step: int) -> Losses:
+        return flow_losses(transformer, latents, config, step)
+
+    if not trained("transformer", transformer, denoising):
         return None
-    transformer.requires_grad_(False).eval()
-    package.round_weights(transformer)
     return vae, transformer, GaussianDenoiser(latents[:, :, :1])
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spatialprior.run.compose import merged, resolve_component
+from spatialprior.core.merge import merged
+from spatialprior.run.compose import resolve_component
 from spatialprior.run.errors import ConfigError
 from spatialprior.run.schema import Component, RunConfig
 

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from spatialprior.core.merge import merged
 from spatialprior.registry import (
     BACKBONES,
     BENCHMARKS,
@@ -192,18 +193,6 @@ def _nested(
     component = resolve_component(group, inner, path=path, sized=sized)
     rest = {key: value for key, value in node.items() if key in beside}
     return bind(entry, {**rest, "kind": component.kind, "settings": component.settings}, path)
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """Deep merge; ``above`` wins, lists are replaced whole, and another ``kind`` takes no settings over."""
-    if "kind" in below and above.get("kind", below["kind"]) != below["kind"]:
-        return dict(above)
-    out = dict(below)
-    for key, value in above.items():
-        old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        out[key] = merged(old, value) if both else value  # type: ignore[arg-type]
-    return out
 
 
 def _without_gaps(node: Any) -> Any:

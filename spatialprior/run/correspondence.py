@@ -31,13 +31,8 @@ def correspondence(config: RunConfig) -> int:
             f"the correspondence score needs depth and poses, which data={config.data.kind} does not have; "
             "choose data=rooms or data=posed_rgbd"
         )
-    settings = {
-        name: _settings(choice, dict(zip(section.axes, values, strict=True)))
-        for values in itertools.product(*section.axes.values())
-        for name in [str(values)]
-    }
-    for one in settings.values():
-        EncoderChoice(choice.kind, one).check()
+    for values in itertools.product(*section.axes.values()):
+        _changed(choice, dict(zip(section.axes, values, strict=True))).check()
     device = make_accelerator(config.scale).device
     try:
         split = config.data.cls(config.data.settings).split(section.split, config.seed)
@@ -48,7 +43,7 @@ def correspondence(config: RunConfig) -> int:
     path = folder / f"{choice.kind}-{config.data.kind}.json"
 
     def make(**values: Any) -> FeatureEncoder:
-        return EncoderChoice(choice.kind, settings[str(tuple(values.values()))]).build().to(device)
+        return _changed(choice, values).build().to(device)
 
     table = sweep(make, section.axes, clips, section.score, path)
     print(text_of(table))
@@ -106,6 +101,9 @@ def _choice(config: RunConfig) -> EncoderChoice:
     return choice
 
 
-def _settings(choice: EncoderChoice, changes: Mapping[str, Any]) -> Any:
+def _changed(choice: EncoderChoice, changes: Mapping[str, Any]) -> EncoderChoice:
     values = {**dataclasses.asdict(choice.settings), **changes}
-    return bind(type(choice.settings), values, "correspondence.axes", f"{choice.kind} setting")
+    what = f"{choice.kind} setting"
+    return EncoderChoice(
+        choice.kind, bind(type(choice.settings), values, "correspondence.axes", what)
+    )

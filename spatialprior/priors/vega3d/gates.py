@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,23 @@ class _Gate(Fusion):
 
     Args:
         channels, width: C and D.
-        gates: Gates of a token: 1 or D.
         form: See :data:`Form`.
         init: See :data:`~spatialprior.priors.vega3d.base.Init`.
         gate_bias: Start of b; a large one begins close to F_sem.
+
+    Attributes:
+        per_channel: A token has D gates, or one.
     """
 
+    per_channel: ClassVar[bool] = False
+
     def __init__(
-        self, channels: int, width: int, gates: int, form: Form, init: Init, gate_bias: float
+        self,
+        channels: int,
+        width: int,
+        form: Form = "paper",
+        init: Init = "identity",
+        gate_bias: float = 0.0,
     ) -> None:
         one_of("form", form, get_args(Form))
         one_of("init", init, get_args(Init))
@@ -40,7 +49,7 @@ class _Gate(Fusion):
         self.form = form
         self.semantic_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.generative_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.gate = nn.Linear(2 * width, gates)
+        self.gate = nn.Linear(2 * width, width if self.per_channel else 1)
         draw_as_released(self)
         nn.init.constant_(self.gate.bias, gate_bias)
         if form == "residual":
@@ -61,26 +70,8 @@ class _Gate(Fusion):
 class TokenGate(_Gate):
     """One gate a token, the method's default: about 2D parameters and 4D of the norms."""
 
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        form: Form = "paper",
-        init: Init = "identity",
-        gate_bias: float = 0.0,
-    ) -> None:
-        super().__init__(channels, width, 1, form, init, gate_bias)
-
 
 class ChannelGate(_Gate):
     """One gate a channel and token."""
 
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        form: Form = "paper",
-        init: Init = "identity",
-        gate_bias: float = 0.0,
-    ) -> None:
-        super().__init__(channels, width, width, form, init, gate_bias)
+    per_channel = True
