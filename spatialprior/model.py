@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from spatialprior.core.backbone import Backbone, Edit
@@ -14,6 +15,7 @@ from spatialprior.core.batch import IGNORE, ClipBatch
 from spatialprior.core.injector import Needs, PriorInjector, check_clip_fields
 from spatialprior.core.sites import Site
 from spatialprior.core.terms import LossTerm
+from spatialprior.geometry.scene import ScenePrediction
 from spatialprior.objectives.language import CHUNK, answer_cross_entropy
 
 LANGUAGE_TERM = "language"
@@ -31,6 +33,21 @@ def check_prior_names(names: Iterable[str]) -> None:
             raise PriorNameError(
                 f"a prior cannot be named {name!r}: torch needs a plain name that it does not use itself"
             )
+
+
+def check_one_reserves(needs: Mapping[str, Needs]) -> str | None:
+    """The prior that reserves tokens, if any does.
+
+    Raises:
+        ValueError: Two do, and a token can take one path only.
+    """
+    reserving = [name for name, wanted in needs.items() if wanted.reserve is not None]
+    if len(reserving) > 1:
+        raise ValueError(
+            f"priors {' and '.join(map(repr, reserving))} both send tokens of their own through the decoder, and "
+            "a decoder has one other path; leave one out (prior=[...])"
+        )
+    return reserving[0] if reserving else None
 
 
 class SpatialModel(nn.Module):
@@ -60,12 +77,15 @@ class SpatialModel(nn.Module):
         self.language_weight = language_weight
         self.chunked_logits = True
         self._lockstep = False
-        self.needs: dict[str, Needs] = {}
+        self.needs = {name: prior.needs(backbone.num_layers) for name, prior in priors.items()}
+        reserving = check_one_reserves(self.needs)
+        backbone.echo_views = any(needs.echo for needs in self.needs.values())
+        backbone.reserve = self.needs[reserving].reserve if reserving else None
         for name, prior in priors.items():
-            self.needs[name] = prior.needs(backbone.num_layers)
             backbone.check_edits(self.needs[name].edits)
             prior.attach(backbone)
-        backbone.echo_views = any(needs.echo for needs in self.needs.values())
+        if any(needs.frozen_backbone for needs in self.needs.values()):
+            backbone.requires_grad_(False)
         self.priors = nn.ModuleDict(dict(priors))
 
     @property
@@ -130,6 +150,18 @@ class SpatialModel(nn.Module):
             ]
         return terms
 
+    @torch.no_grad()
+    def predict(self, batch: ClipBatch) -> dict[str, list[ScenePrediction]]:
+        """The geometry of every clip of a batch, by each prior that says something of it."""
+        contexts = self.prepare(batch)
+        sites = {site for needs in self.needs.values() for site in needs.taps}
+        output = self.backbone(batch, tap_sites=sorted(sites), edits=self.edits(contexts))
+        found = {
+            name: prior.predict({s: output.taps[s] for s in self.needs[name].taps}, contexts[name])
+            for name, prior in self.injectors.items()
+        }
+        return {name: scenes for name, scenes in found.items() if scenes is not None}
+
     def _language(self, hidden: Tensor, labels: Tensor) -> LossTerm:
         chunk = CHUNK if self.chunked_logits else 0
         total, count = answer_cross_entropy(hidden, labels, self.backbone.logits, chunk)
@@ -142,3 +174,4 @@ class SpatialModel(nn.Module):
         self.priors = nn.ModuleDict()
         self.needs = {}
         self.backbone.editor, self.backbone.echo_views = None, False
+        self.backbone.reserve = None

@@ -35,18 +35,23 @@ def check_length(batch: ClipBatch, limit: int) -> None:
 
 
 def branch_mask(branches: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask of packed questions, ``B 1 S S``: 0 where seen, the lowest number where not.
+    """Additive attention mask of packed questions, ``B 1 S S``: 0 where seen, the lowest number where not."""
+    seen = seen_by_branch(branches)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=branches.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
-    A token sees earlier prefix tokens and earlier tokens of its own branch. Padding sees itself only,
-    so that no row of the softmax is empty.
+
+def seen_by_branch(branches: Tensor) -> Tensor:
+    """``B S S`` bool: whether a token (second axis) sees another one (third axis).
+
+    It sees earlier prefix tokens and earlier tokens of its own branch. Padding sees itself only, so that no row
+    of the softmax is empty.
     """
     length = branches.shape[1]
     query, key = branches.unsqueeze(2), branches.unsqueeze(1)
     causal = torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
     seen = causal & (key != -1) & ((key == 0) | (key == query))
-    seen |= torch.eye(length, dtype=torch.bool, device=branches.device)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=branches.device)
-    return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
+    return seen | torch.eye(length, dtype=torch.bool, device=branches.device)
 
 
 def place_in_branch(branches: Tensor) -> Tensor:

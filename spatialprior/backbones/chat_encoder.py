@@ -25,10 +25,12 @@ from spatialprior.backbones.conversation import (
     is_interleaved,
 )
 from spatialprior.backbones.echo import split_echo, with_echo
+from spatialprior.backbones.reserving import block, check_alone, reserved_tokens
 from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
 from spatialprior.core.backbone import Frames
 from spatialprior.core.batch import IGNORE, ClipBatch
 from spatialprior.core.clip import MultiViewClip
+from spatialprior.core.reserve import Reserve, ReservedTokens
 
 FPS = 2.0
 """Frames a second that the views of a video count as, where a family tells time: clips carry no clock."""
@@ -36,16 +38,30 @@ FPS = 2.0
 
 @dataclass
 class _Row:
-    """One sequence: token ids, what is expected at each, and the branch each belongs to."""
+    """One sequence: token ids, what is expected at each, its branch, and the view it is reserved for (or -1)."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)
+    views: list[int] = field(default_factory=list)
 
-    def add(self, ids: Sequence[int], *, scored: bool = False, branch: int = 0) -> None:
+    def add(
+        self,
+        ids: Sequence[int],
+        *,
+        scored: bool = False,
+        branch: int = 0,
+        views: Sequence[int] | None = None,
+    ) -> None:
         self.ids += ids
         self.labels += ids if scored else [IGNORE] * len(ids)
         self.branches += [branch] * len(ids)
+        self.views += [-1] * len(ids) if views is None else views
+
+    def copy(self, other: _Row, start: int, end: int | None) -> None:
+        """Go on with a part of another row."""
+        for name in ("ids", "labels", "branches", "views"):
+            getattr(self, name).extend(getattr(other, name)[start:end])
 
 
 class ChatEncoder:
@@ -57,6 +73,7 @@ class ChatEncoder:
             or there are fewer than the family's video takes, they go in as images all the same.
         max_pixels: Upper bound on pixels a frame of a video, where the family's processor takes one.
         echo: Give every view a second time, see :mod:`~spatialprior.backbones.echo`.
+        reserve: Tokens to put in front of the views, see :mod:`~spatialprior.backbones.reserving`.
     """
 
     min_video_frames: ClassVar[int] = 1
@@ -69,9 +86,11 @@ class ChatEncoder:
         frames: Frames = "images",
         max_pixels: int | None = None,
         echo: bool = False,
+        reserve: Reserve | None = None,
     ) -> None:
         self.processor, self.frames, self.max_pixels = processor, frames, max_pixels
-        self.echo = echo
+        self.reserve = reserve
+        self.echo = echo and not (reserve and reserve.alone)
         self.tokenizer = processor.tokenizer
         tokens = (processor.image_token, getattr(processor, "video_token", None))
         self.placeholders = tuple(token for token in tokens if token is not None)
@@ -103,6 +122,11 @@ class ChatEncoder:
     def video_options(self, clip: MultiViewClip) -> dict[str, Any]:
         """Further arguments of the processor for a clip's video."""
         return {}
+
+    @property
+    def view_markers(self) -> tuple[list[int], list[int]]:
+        """Token ids that stand before and behind the tokens of a view."""
+        return [], []
 
     # --- batches --------------------------------------------------------------------------
 
@@ -145,6 +169,7 @@ class ChatEncoder:
 
     def length(self, clip: MultiViewClip) -> int:
         """Tokens of a clip's row to train on; pixels are looked at once for each set of image sizes."""
+        reserved = len(self._block(clip)[0])
         (clip,) = self._shown([clip])
         key = (self.as_video(clip), tuple(clip.image_sizes))
         if key not in self._visual_lengths:
@@ -153,7 +178,7 @@ class ChatEncoder:
             blank = replace(clip, images=torch.stack(sizes) if same else tuple(sizes))
             (items,) = self._visuals([blank]).of_clip
             self._visual_lengths[key] = sum(len(item.tokens) - 1 for item in items)
-        return len(self._row(clip).ids) + self._visual_lengths[key]
+        return len(self._row(clip).ids) + self._visual_lengths[key] + reserved
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -167,6 +192,8 @@ class ChatEncoder:
 
     def _shown(self, clips: Sequence[MultiViewClip]) -> Sequence[MultiViewClip]:
         """The clips as the processor gets them."""
+        if self.reserve is not None and self.reserve.alone:
+            return [check_alone(clip) for clip in clips]
         return [with_echo(clip) for clip in clips] if self.echo else clips
 
     # --- rows, with one token for each image or video -------------------------------------
@@ -298,6 +325,10 @@ class ChatEncoder:
         packed: bool = False,
     ) -> ClipBatch:
         visuals = self._visuals(shown)
+        rows = [
+            self._with_block(row, clip, bare)
+            for row, clip, bare in zip(rows, clips, shown, strict=True)
+        ]
         full = [
             self._expand(row, items, clip)
             for row, items, clip in zip(rows, visuals.of_clip, shown, strict=True)
@@ -322,7 +353,43 @@ class ChatEncoder:
             clips=tuple(clips),
             branches=branches,
             echo=echo,
+            reserved=self._reserved(clips, full, ids, left=left),
         )
+
+    # --- reserved tokens ------------------------------------------------------------------
+
+    def _block(self, clip: MultiViewClip) -> tuple[list[int], list[int]]:
+        """Token ids of the clip's reserved tokens and markers, and their views."""
+        if self.reserve is None:
+            return [], []
+        return block(clip, self.reserve, self.view_markers, self.tokenizer.pad_token_id)
+
+    def _with_block(self, row: _Row, clip: MultiViewClip, shown: MultiViewClip) -> _Row:
+        """The row with the clip's block in front of its first view, or where that would be."""
+        ids, views = self._block(clip)
+        if not ids:
+            return row
+        before = self.view_markers[0]
+        if any(token in self.visual_ids for token in row.ids):
+            place = next(i for i, token in enumerate(row.ids) if token in self.visual_ids)
+            if before and row.ids[place - len(before) : place] == before:
+                place -= len(before)
+        else:
+            place = _common([row.ids], self._tokenize(self._opening(shown)))
+        full = _Row()
+        full.copy(row, 0, place)
+        full.add(ids, views=views)
+        full.copy(row, place, None)
+        return full
+
+    def _reserved(
+        self, clips: Sequence[MultiViewClip], rows: Sequence[_Row], ids: Tensor, *, left: bool
+    ) -> ReservedTokens | None:
+        if self.reserve is None:
+            return None
+        view = _pad([row.views for row in rows], -1, left=left)
+        patches = (view >= 0) & (ids == self.tokenizer.pad_token_id)
+        return reserved_tokens(clips, self.reserve, self.view_markers, view, patches)
 
     def _expand(self, row: _Row, visuals: Sequence[Visual], clip: MultiViewClip) -> _Row:
         """The row with every placeholder replaced by its image's or video's tokens."""
@@ -335,13 +402,10 @@ class ChatEncoder:
                 "See backbone.frames, or give the processor a template that does"
             )
         for place, item in zip(places, visuals, strict=True):
-            full.ids += row.ids[done:place] + item.tokens
-            full.labels += row.labels[done:place] + [IGNORE] * len(item.tokens)
-            full.branches += row.branches[done:place] + [row.branches[place]] * len(item.tokens)
+            full.copy(row, done, place)
+            full.add(item.tokens, branch=row.branches[place])
             done = place + 1
-        full.ids += row.ids[done:]
-        full.labels += row.labels[done:]
-        full.branches += row.branches[done:]
+        full.copy(row, done, None)
         return full
 
 

@@ -20,17 +20,34 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from spatialprior.backbones import lora
 from spatialprior.backbones.branches import branch_mask, check_length
 from spatialprior.backbones.chat_encoder import ChatEncoder
-from spatialprior.backbones.hooks import edit_visual, store_input, store_output
+from spatialprior.backbones.hooks import edit_tokens, store_input, store_output
 from spatialprior.backbones.loading import (
     check_attention,
     load_weights,
     read_config,
 )
 from spatialprior.backbones.lockstep import BlankVisuals
+from spatialprior.backbones.reserved import attention_mask, placed, reserved_inputs
+from spatialprior.backbones.routing import Router, Rows
 from spatialprior.backbones.settings import HFConfig
-from spatialprior.core.backbone import Backbone, BackboneOutput, Checkpointing, Edit, Frames
+from spatialprior.core.backbone import (
+    Backbone,
+    BackboneOutput,
+    Checkpointing,
+    Edit,
+    Frames,
+    Twin,
+)
 from spatialprior.core.batch import ClipBatch
-from spatialprior.core.sites import VISUAL_TOKENS, Site, Taps, parse_residual
+from spatialprior.core.reserve import ReservedTokens
+from spatialprior.core.sites import (
+    FINAL_HIDDEN,
+    RESERVED_TOKENS,
+    VISUAL_TOKENS,
+    Site,
+    Taps,
+    parse_residual,
+)
 
 
 class HFBackbone(Backbone):
@@ -58,6 +75,7 @@ class HFBackbone(Backbone):
         self._processor = processor
         self.adapted: list[str] = []
         self._blank: BlankVisuals | None = None
+        self._router: Router | None = None
         self.settings = self.Config() if settings is None else settings
 
     # --- making one -----------------------------------------------------------------------
@@ -168,7 +186,11 @@ class HFBackbone(Backbone):
 
     def encoder(self) -> ChatEncoder:
         return self.encoder_class(
-            self.processor, self.frames, self.settings.max_pixels, self.echo_views
+            self.processor,
+            self.frames,
+            self.settings.max_pixels,
+            self.echo_views,
+            self.reserve,
         )
 
     def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -178,19 +200,24 @@ class HFBackbone(Backbone):
         return (ids == config.image_token_id) | (ids == video)
 
     @abstractmethod
+    def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """Cosine and sine tables applied to queries and keys: two ``B S head_dim`` tensors."""
+
+    @abstractmethod
+    def stock_positions(self, batch: ClipBatch) -> Tensor:
+        """:meth:`position_ids` with reserved tokens counted like words."""
+
     def position_ids(self, batch: ClipBatch) -> Tensor:
         """Rotary positions of every token, in the family's own shape (last two dimensions ``B S``).
 
         Questions that share a prefix (``batch.branches``) each go on from its end.
         """
-
-    @abstractmethod
-    def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-        """Cosine and sine tables applied to queries and keys: two ``B S head_dim`` tensors."""
+        positions = self.stock_positions(batch)
+        return positions if batch.reserved is None else placed(positions, batch.reserved)[0]
 
     @property
     def edit_sites(self) -> tuple[Site, ...]:
-        return (VISUAL_TOKENS,)
+        return (VISUAL_TOKENS, RESERVED_TOKENS)
 
     # --- facts ----------------------------------------------------------------------------
 
@@ -208,6 +235,40 @@ class HFBackbone(Backbone):
     def input_norm_weight(self, layer: int) -> Tensor:
         return _base_weight(self.decoder_layers[layer].get_submodule("input_layernorm"))
 
+    # --- routing --------------------------------------------------------------------------
+
+    def token_parts(self, layer: int) -> dict[str, nn.Module]:
+        block = self.decoder_layers[layer]
+        attention = block.get_submodule("self_attn")
+        norms = ("input_layernorm", "post_attention_layernorm", "mlp")
+        parts = {name: block.get_submodule(name) for name in norms}
+        inside = ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
+        return parts | {
+            name: attention.get_submodule(name) for name in inside if hasattr(attention, name)
+        }
+
+    def final_norm(self) -> nn.Module:
+        return self.decoder.get_submodule("norm")
+
+    @property
+    def num_heads(self) -> tuple[int, int]:
+        config = self.hf.config.get_text_config()
+        return int(config.num_attention_heads), int(config.num_key_value_heads)
+
+    def route(self, layers: Sequence[Twin], final_norm: Twin) -> None:
+        if self._router is not None:
+            raise ValueError(
+                "reserved tokens already have a path: one prior a model may route them"
+            )
+        parts = [self.token_parts(layer) for layer in range(self.num_layers)]
+        norm = self.final_norm(), final_norm
+        self._router = Router(list(self.decoder_layers), parts, layers, norm)
+
+    def unroute(self) -> None:
+        if self._router is not None:
+            self._router.remove()
+        self._router = None
+
     def lora_targets(self, roles: Iterable[str]) -> list[str]:
         """Full names of the decoder's linear maps that play ``roles`` (of ``attention`` and ``mlp``)."""
         return lora.target_names(self.hf, self.decoder_layers, roles)
@@ -224,19 +285,17 @@ class HFBackbone(Backbone):
         inputs = dict(batch.inputs)
         check_length(batch, int(self.hf.config.get_text_config().max_position_embeddings))
         if batch.branches is not None:
-            attention = str(self.hf.config._attn_implementation)
-            if attention not in ("sdpa", "eager"):
-                raise ValueError(
-                    "several questions behind one visual prefix need a mask of their own, which "
-                    f"attention={attention} does not take: set backbone.attention=sdpa, or one question a clip"
-                )
+            self._check_mask("several questions behind one visual prefix (or one question a clip)")
             inputs["attention_mask"] = branch_mask(batch.branches, self.hf.dtype)
             inputs["position_ids"] = self.position_ids(batch)
         taps: Taps = {}
         edits = self.standing_edits(batch) if edits is None else edits
-        with self._hooks(inputs, tap_sites, edits, taps):
+        tap_sites = list(tap_sites)
+        with self._hooks(batch, tap_sites, edits, taps):
             zero = self._blank.zero(self.hf.base_model, inputs) if self._blank else None
             hidden = self.hf.base_model(**inputs, use_cache=False).last_hidden_state
+            if FINAL_HIDDEN in tap_sites:
+                taps[FINAL_HIDDEN] = hidden
             if zero is not None:
                 hidden = hidden + zero.to(hidden.dtype)
         return BackboneOutput(hidden=hidden, taps=taps)
@@ -317,7 +376,7 @@ class HFBackbone(Backbone):
     @contextmanager
     def edited(self, batch: ClipBatch) -> Iterator[None]:
         """The standing edits in place around direct calls of ``hf`` on ``batch``."""
-        with self._hooks(batch.inputs, (), self.standing_edits(batch), {}):
+        with self._hooks(batch, (), self.standing_edits(batch), {}):
             yield
 
     # --- hooks ----------------------------------------------------------------------------
@@ -325,7 +384,7 @@ class HFBackbone(Backbone):
     @contextmanager
     def _hooks(
         self,
-        inputs: Mapping[str, Tensor],
+        batch: ClipBatch,
         tap_sites: Iterable[Site],
         edits: Mapping[Site, Sequence[Edit]],
         taps: Taps,
@@ -333,6 +392,8 @@ class HFBackbone(Backbone):
         handles: list[Any] = []
         try:
             for site in tap_sites:
+                if site == FINAL_HIDDEN:
+                    continue
                 side, index = parse_residual(site, self.num_layers)
                 layer = self.decoder_layers[index]
                 if side == "in":
@@ -341,19 +402,40 @@ class HFBackbone(Backbone):
                 else:
                     handles.append(layer.register_forward_hook(store_output(taps, site)))
             self.check_edits(edits)
-            for edit_hook in self._edit_hooks(inputs, edits):
-                handles.append(self.decoder.register_forward_pre_hook(edit_hook, with_kwargs=True))
+            hooks = self._edit_hooks(batch, edits)
+            if batch.reserved is not None:
+                hooks.append(self._reserved_hook(batch, batch.reserved))
+            for hook in hooks:
+                handles.append(self.decoder.register_forward_pre_hook(hook, with_kwargs=True))
             yield
         finally:
+            if self._router is not None:
+                self._router.final.rows = None
             for handle in handles:
                 handle.remove()
 
-    def _edit_hooks(
-        self, inputs: Mapping[str, Tensor], edits: Mapping[Site, Sequence[Edit]]
-    ) -> list[Any]:
+    def _edit_hooks(self, batch: ClipBatch, edits: Mapping[Site, Sequence[Edit]]) -> list[Any]:
         """Pre-hooks of the decoder (with keyword arguments) that make the edits."""
-        chain = edits.get(VISUAL_TOKENS)
-        return [edit_visual(self.visual_mask(inputs), chain)] if chain else []
+        masks = {VISUAL_TOKENS: self.visual_mask(batch.inputs)}
+        if batch.reserved is not None:
+            masks[RESERVED_TOKENS] = batch.reserved.patches
+        return [edit_tokens(mask, edits[site]) for site, mask in masks.items() if edits.get(site)]
+
+    def _reserved_hook(self, batch: ClipBatch, reserved: ReservedTokens) -> Any:
+        """Pre-hook of the decoder: mask, positions and path of the reserved tokens."""
+        self._check_mask("tokens reserved for a prior")
+        mask = attention_mask(batch, self.hf.dtype, training=self.training)
+        positions, shift = placed(self.stock_positions(batch), reserved)
+        rows = Rows.of(reserved.patches)
+        return reserved_inputs(mask, positions, shift, rows, self._router)
+
+    def _check_mask(self, what: str) -> None:
+        attention = str(self.hf.config._attn_implementation)
+        if attention not in ("sdpa", "eager"):
+            raise ValueError(
+                f"{what} need a mask of their own, which attention={attention} does not take: "
+                "set backbone.attention=sdpa"
+            )
 
     # --- saving ---------------------------------------------------------------------------
 

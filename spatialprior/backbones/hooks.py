@@ -33,7 +33,7 @@ def store_output(taps: Taps, site: Site) -> Any:
     return hook
 
 
-def edit_visual(mask: Tensor, chain: Sequence[Edit]) -> Any:
+def edit_tokens(mask: Tensor, chain: Sequence[Edit]) -> Any:
     """Pre-hook of the decoder: the embeddings under ``mask`` (``B S``) pass through ``chain``.
 
     Later steps of a generation bring words alone, of another length than the prompt: these pass as they are.

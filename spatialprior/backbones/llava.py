@@ -76,7 +76,7 @@ class Llava(HFBackbone):
             self.hf.model.image_newline.requires_grad_(False)
         return super()._prepared()
 
-    def position_ids(self, batch: ClipBatch) -> Tensor:
+    def stock_positions(self, batch: ClipBatch) -> Tensor:
         """``B S``: the place in the sequence; every branch goes on from the prefix's end."""
         ids = batch.inputs["input_ids"]
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)

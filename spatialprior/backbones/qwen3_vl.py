@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from spatialprior.backbones.hooks import edit_deepstack
 from spatialprior.backbones.nano.twin import cached_twin
 from spatialprior.backbones.qwen_vl import QwenVL, QwenVLEncoder
 from spatialprior.core.backbone import Edit
+from spatialprior.core.batch import ClipBatch
 from spatialprior.core.sites import Site, deepstack
 
 
@@ -49,10 +49,8 @@ class Qwen3VL(QwenVL):
     def edit_sites(self) -> tuple[Site, ...]:
         return (*super().edit_sites, *self._deepstack_sites)
 
-    def _edit_hooks(
-        self, inputs: Mapping[str, Tensor], edits: Mapping[Site, Sequence[Edit]]
-    ) -> list[Any]:
+    def _edit_hooks(self, batch: ClipBatch, edits: Mapping[Site, Sequence[Edit]]) -> list[Any]:
         chains = {
             level: edits[site] for level, site in enumerate(self._deepstack_sites) if site in edits
         }
-        return super()._edit_hooks(inputs, edits) + ([edit_deepstack(chains)] if chains else [])
+        return super()._edit_hooks(batch, edits) + ([edit_deepstack(chains)] if chains else [])

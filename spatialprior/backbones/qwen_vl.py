@@ -32,6 +32,12 @@ class QwenVLEncoder(ChatEncoder):
         """Patches a side that are folded into one token."""
         return int(self.processor.image_processor.merge_size)
 
+    @property
+    def view_markers(self) -> tuple[list[int], list[int]]:
+        names = ("<|vision_start|>", "<|vision_end|>")
+        start, end = self.tokenizer.convert_tokens_to_ids(list(names))
+        return [start], [end]
+
     def image_grid(
         self, out: Any, index: int, frame: int, size: tuple[int, int], alone: bool
     ) -> ViewGrid:
@@ -96,7 +102,7 @@ class QwenVL(HFBackbone):
         blocks: nn.ModuleList = self.hf.get_submodule("model.visual.blocks")
         return blocks
 
-    def position_ids(self, batch: ClipBatch) -> Tensor:
+    def stock_positions(self, batch: ClipBatch) -> Tensor:
         """``3 B S``: stock positions of the prefix; every branch goes on from the prefix's end."""
         inputs = batch.inputs
         grids = {name: inputs[name] for name in _GRIDS if name in inputs}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.clip import MultiViewClip
+from spatialprior.core.reserve import Reserve
 from spatialprior.core.sites import Site, Taps
 
 Edit = Callable[[Tensor], Tensor]
@@ -22,6 +23,13 @@ Checkpointing = Literal["none", "reentrant", "nonreentrant"]
 
 Frames = Literal["images", "video"]
 """How the views of a clip go in: each as an image of its own, or all as the frames of one video."""
+
+
+class Twin(Protocol):
+    """Stands in for the parts of one decoder layer, for the reserved tokens."""
+
+    def __call__(self, part: str, tokens: Tensor, stock: nn.Module) -> Tensor:
+        """What ``part`` makes of ``tokens`` (``T ...``), in the shape that ``stock`` would give, possibly none."""
 
 
 class Encoder(Protocol):
@@ -64,11 +72,13 @@ class Backbone(nn.Module):
         editor: Makes the edits of a pass that is given none: what the priors of an export that keeps them do at
             inference. ``None``: such a pass is stock.
         echo_views: Encoders give every view a second time (``Needs.echo``).
+        reserve: What encoders put in front of the views (``Needs.reserve``).
     """
 
     hf: nn.Module
     editor: Callable[[ClipBatch], Mapping[Site, Sequence[Edit]]] | None = None
     echo_views: bool = False
+    reserve: Reserve | None = None
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -110,6 +120,41 @@ class Backbone(nn.Module):
     @abstractmethod
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Cosine and sine that rotate the decoder's queries and keys: two ``B S head_dim`` tensors."""
+
+    @abstractmethod
+    def token_parts(self, layer: int) -> dict[str, nn.Module]:
+        """What a decoder layer does to each token by itself, by name: norms, projections, MLP.
+
+        ``input_layernorm``, ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj``, ``post_attention_layernorm``, ``mlp``, and
+        ``q_norm`` and ``k_norm`` where the family has them.
+        """
+
+    @abstractmethod
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last decoder layer."""
+
+    @property
+    @abstractmethod
+    def num_heads(self) -> tuple[int, int]:
+        """Query heads and key-value heads of a decoder layer."""
+
+    @abstractmethod
+    def route(self, layers: Sequence[Twin], final_norm: Twin) -> None:
+        """Send the reserved tokens of every pass through ``layers`` in place of the stock parts.
+
+        Attention itself stays the stock one, over all tokens. Without reserved tokens nothing changes.
+
+        Args:
+            layers: One for each decoder layer.
+            final_norm: In place of the norm behind them (its part is called ``norm``).
+
+        Raises:
+            ValueError: Tokens are routed already.
+        """
+
+    @abstractmethod
+    def unroute(self) -> None:
+        """Undo :meth:`route`: the stock modules as they were."""
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spatialprior.core.clip import MultiViewClip
+from spatialprior.core.reserve import ReservedTokens
 from spatialprior.core.token_map import TokenMap
 
 IGNORE = -100
@@ -29,6 +30,7 @@ class ClipBatch:
             of the prefix and of its own branch, nothing else.
         echo: Where a second copy of every view sits, behind the views themselves, when a prior asked for it
             (``Needs.echo``).
+        reserved: Tokens that a prior asked for and fills itself (``Needs.reserve``).
         step: The optimiser step that the batch belongs to. With a clip's id it seeds whatever a prior draws
             at random, so that the draws do not depend on micro-batches, processes or a resume.
     """
@@ -40,6 +42,7 @@ class ClipBatch:
     clips: tuple[MultiViewClip, ...]
     branches: Tensor | None = None
     echo: TokenMap | None = None
+    reserved: ReservedTokens | None = None
     step: int = 0
 
     @property
@@ -64,5 +67,6 @@ class ClipBatch:
             token_map=self.token_map.to(device),
             visual=self.visual.to(device),
             echo=None if self.echo is None else self.echo.to(device),
+            reserved=None if self.reserved is None else self.reserved.to(device),
             branches=None if self.branches is None else self.branches.to(device),
         )

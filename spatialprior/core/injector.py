@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from spatialprior.core.batch import ClipBatch
+from spatialprior.core.reserve import Reserve
 from spatialprior.core.sites import Site, Taps
 from spatialprior.core.terms import LossTerm
 
 if TYPE_CHECKING:
     from spatialprior.core.backbone import Backbone
+    from spatialprior.geometry.scene import ScenePrediction
 
 
 class ExportMode(enum.Enum):
@@ -44,12 +46,17 @@ class Needs:
             on clips the prior applies to, e.g. ``("depth", "intrinsics", "world_to_cam")``.
         echo: Give every view of a clip a second time, behind the views themselves: tokens for the prior to
             replace (:attr:`~spatialprior.core.batch.ClipBatch.echo`).
+        reserve: Tokens of its own in front of the visual ones, which take the prior's path through the decoder
+            (:meth:`~spatialprior.core.backbone.Backbone.route`). One prior a model may have this.
+        frozen_backbone: Train none of the backbone's weights.
     """
 
     taps: tuple[Site, ...] = ()
     edits: tuple[Site, ...] = ()
     clip_fields: tuple[str, ...] = field(default=())
     echo: bool = False
+    reserve: Reserve | None = None
+    frozen_backbone: bool = False
 
 
 class PriorInjector(nn.Module):
@@ -106,10 +113,18 @@ class PriorInjector(nn.Module):
         """Loss terms of a batch. With nothing to score: count and sum 0, still connected to all parameters."""
         return []
 
+    def predict(self, taps: Taps, context: Any) -> list[ScenePrediction] | None:
+        """What the prior says of the geometry of every clip of a batch; ``None`` where it says nothing."""
+        return None
+
     def optim_groups(self, base_lr: float) -> Iterable[dict[str, Any]]:
         """AdamW parameter groups (``params``, ``lr``, optionally ``weight_decay``)."""
         params = [p for p in self.parameters() if p.requires_grad]
         return [{"params": params, "lr": base_lr}] if params else []
+
+    def blocks(self) -> list[nn.Module]:
+        """Repeated modules, the units in which its weights are sharded; what is in none goes with the rest."""
+        return []
 
     def provenance(self) -> dict[str, str]:
         """What a kept prior depends on beside its own tensors, such as the revision of frozen weights."""

@@ -16,6 +16,12 @@ VISUAL_TOKENS = Site("visual_tokens")
 It covers no more than these: where a family adds visual features to later layers as well, those are edit
 sites of their own, see :func:`deepstack`."""
 
+RESERVED_TOKENS = Site("reserved_tokens")
+"""Edit site: the embeddings of the tokens that a prior has reserved (``T D``, in sequence order)."""
+
+FINAL_HIDDEN = Site("final_hidden")
+"""Tap: what leaves the decoder, after its final norm."""
+
 
 class SiteError(ValueError):
     """A prior asks for a place that this decoder does not have. The message is one line."""

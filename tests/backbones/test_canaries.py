@@ -52,7 +52,7 @@ def test_the_decoder_gets_embeddings_by_keyword(backbone):
     seen = passed_to(backbone.decoder, backbone, batch_of(backbone))
     embeds = seen["kwargs"].get("inputs_embeds")
     assert isinstance(embeds, torch.Tensor), moved(
-        "inputs_embeds (keyword of the text model)", "hooks.py: edit_visual"
+        "inputs_embeds (keyword of the text model)", "hooks.py: edit_tokens"
     )
 
 

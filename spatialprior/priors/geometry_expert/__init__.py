@@ -1,0 +1,1 @@
+"""G²VLM-style geometry expert, re-implementation of arXiv 2511.21688."""
