@@ -77,7 +77,8 @@ class Block(nn.Module):
         x = x + self.attention(own, own, angles)
         if context is not None:
             x = x + self.cross(self.cross_norm(x), self.context_norm(context), angles)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.mlp(self.mlp_norm(x))
+        return x
 
 
 class PatchDecoder(nn.Module):

@@ -47,4 +47,5 @@ class PixelHead(Float32Linear):
         """``N P width`` to ``N H W channels`` float32, with H = rows * patch and W = cols * patch."""
         cells = self(features).unflatten(-1, (-1, self.patch, self.patch)).unflatten(1, grid)
         # N rows cols C y x
-        return cells.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)
+        pixels: Tensor = cells.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)
+        return pixels

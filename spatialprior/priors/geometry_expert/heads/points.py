@@ -32,6 +32,6 @@ class PointHead(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """``N P D`` of a grid ``(rows, cols)`` to ``points_cam``, ``N H W 3`` float32, z > 0, scale unknown."""
-        slopes, log_depth = self.pixels.on_grid(self.decoder(tokens, grid), grid).split([2, 1], -1)
-        depth = log_depth.clamp(-LOG_DEPTH, LOG_DEPTH).exp()
-        return torch.cat([slopes * depth, depth], dim=-1)
+        raw = self.pixels.on_grid(self.decoder(tokens, grid), grid)
+        depth = raw[..., 2:].clamp(-LOG_DEPTH, LOG_DEPTH).exp()
+        return torch.cat([raw[..., :2] * depth, depth], dim=-1)

@@ -40,6 +40,6 @@ def grid_angles(grid: tuple[int, int], channels: int, device: torch.device) -> A
 def rotate(states: Tensor, angles: Angles) -> Tensor:
     """Turn queries or keys ``N heads P C`` by their patches' angles, computed in float32; dtype stays."""
     wide = states.to(torch.promote_types(states.dtype, torch.float32))
-    first, second = wide.unflatten(-1, (2, 2, -1)).unbind(-2)
+    first, second = wide.view(*wide.shape[:-1], 2, 2, -1).unbind(-2)
     partner = torch.stack([-second, first], dim=-2).flatten(-3)
     return (wide * angles.cosine + partner * angles.sine).to(states.dtype)
