@@ -212,6 +212,7 @@ INJECTORS: Registry[PriorInjector] = Registry(
     {
         "gasp": "spatialprior.priors.gasp.injector:Gasp",
         "vega3d": "spatialprior.priors.vega3d.injector:Vega3d",
+        "geometry_expert": "spatialprior.priors.geometry_expert.injector:GeometryExpert",
     },
     base="spatialprior.core.injector:PriorInjector",
 )

@@ -1,1 +1,1 @@
-"""G²VLM-style geometry expert, re-implementation of arXiv 2511.21688."""
+"""A geometry expert in the manner of G²VLM (arXiv 2511.21688), a re-implementation."""
