@@ -256,6 +256,7 @@ ENCODERS: Registry[FeatureEncoder] = Registry(
         "sd_vae": "spatialprior.features.sd_vae:StableDiffusionVae",
         "dinov2": "spatialprior.features.dino:DinoV2",
         "dinov3": "spatialprior.features.dino:DinoV3",
+        "dinov2_reg": "spatialprior.features.dinov2_reg:DinoV2Registers",
         "vjepa2": "spatialprior.features.vjepa2:VJepa2",
         "vggt": "spatialprior.features.vggt:Vggt",
     },

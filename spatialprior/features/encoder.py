@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from spatialprior.features.fit import Fit, fit_frames
+from spatialprior.features.fit import Fit, PatchGrid, fit_frames
 from spatialprior.features.maps import Box, FeatureMaps
 
 
@@ -150,6 +150,24 @@ class FeatureEncoder(ABC):
                 maps.append(self.encode_pixels(self.module, pixels, seeds[start : start + step]))
         found = FeatureMaps(torch.cat(maps), self.box_of(box))
         return found if self.config.pool is None else found.pooled(*self.config.pool)
+
+    @property
+    def patch_grid(self) -> PatchGrid:
+        """Grid and box of the maps of a frame of any size, without encoding it.
+
+        It holds where cells are ``multiple`` pixels wide and high, as in all encoders of this package; one
+        with other cells must not be asked.
+
+        Raises:
+            EncoderError: The encoder has a ``box_of`` of its own, which this does not know.
+        """
+        if type(self).box_of is not FeatureEncoder.box_of:
+            name = type(self).__name__
+            raise EncoderError(f"{name} says what its maps show only once it has encoded a frame")
+        # Recipes and manifests give lists.
+        (height, width), pool = self.config.size, self.config.pool
+        rows_cols = None if pool is None else (pool[0], pool[1])
+        return PatchGrid((height, width), self.config.fit, self.multiple, rows_cols)
 
     def box_of(self, box: Box) -> Box:
         """Pixels under the map, where the model itself sees more or less than its input's ``box``."""

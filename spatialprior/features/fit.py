@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -34,6 +35,52 @@ def fitted_size(
     return wanted
 
 
+def fitted_box(frame: tuple[int, int], size: tuple[int, int], fit: Fit) -> Box:
+    """Pixels of a ``frame`` ``(height, width)`` that an input of ``size`` shows: whole numbers, as floats."""
+    height, width = frame
+    if fit != "crop":
+        return 0.0, 0.0, float(width), float(height)
+    scale = max(size[0] / height, size[1] / width)
+    inner_h, inner_w = size[0] / scale, size[1] / scale
+    # Whole pixels of the original are cut out, so that the box is exact.
+    rows, cols = min(height, max(1, round(inner_h))), min(width, max(1, round(inner_w)))
+    top, left = (height - rows) // 2, (width - cols) // 2
+    return float(left), float(top), float(left + cols), float(top + rows)
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """The cells that an encoder makes of a frame, from its settings alone: no weight is loaded.
+
+    It holds for encoders whose cells are ``multiple`` pixels of the input wide and high.
+
+    Attributes:
+        size: ``(height, width)`` of the encoder's input, pixels.
+        fit: How a frame becomes that input.
+        multiple: Side of a cell, pixels of the input.
+        pool: ``(rows, cols)`` to which maps are averaged, or ``None``.
+    """
+
+    size: tuple[int, int]
+    fit: Fit
+    multiple: int
+    pool: tuple[int, int] | None = None
+
+    def __call__(self, frame: tuple[int, int]) -> tuple[int, int]:
+        """``(rows, cols)`` of the map of a ``frame`` ``(height, width)``.
+
+        Raises:
+            ValueError: The size is not a multiple of the encoder's stride.
+        """
+        height, width = fitted_size(frame, self.size, self.fit, self.multiple)
+        return self.pool or (height // self.multiple, width // self.multiple)
+
+    def box(self, frame: tuple[int, int]) -> Box:
+        """Pixels of the original ``frame`` ``(height, width)`` under the map; raises as calling does."""
+        size = fitted_size(frame, self.size, self.fit, self.multiple)
+        return fitted_box(frame, size, self.fit)
+
+
 def fit_frames(
     images: Tensor, wanted: tuple[int, int], fit: Fit, multiple: int
 ) -> tuple[Tensor, Box]:
@@ -50,16 +97,9 @@ def fit_frames(
     """
     height, width = (int(side) for side in images.shape[-2:])
     size = fitted_size((height, width), wanted, fit, multiple)
-    box = (0.0, 0.0, float(width), float(height))
-    pixels = images.float() / 255
-    if fit == "crop":
-        scale = max(size[0] / height, size[1] / width)
-        inner_h, inner_w = size[0] / scale, size[1] / scale
-        # Whole pixels of the original are cut out, so that the box is exact.
-        rows, cols = min(height, max(1, round(inner_h))), min(width, max(1, round(inner_w)))
-        top, left = (height - rows) // 2, (width - cols) // 2
-        pixels = pixels[..., top : top + rows, left : left + cols]
-        box = (float(left), float(top), float(left + cols), float(top + rows))
+    box = fitted_box((height, width), size, fit)
+    left, top, right, bottom = (int(edge) for edge in box)
+    pixels = images[..., top:bottom, left:right].float() / 255
     if pixels.shape[-2:] != size:
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
     return pixels.clamp(0, 1), box

@@ -14,6 +14,7 @@ from spatialprior.features.digest import digest
 from spatialprior.features.encoder import EncoderConfig, EncoderError
 
 WEIGHTS = "model.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -43,7 +44,7 @@ def open_source(config: EncoderConfig) -> Path:
         raise EncoderError(f"path={path} does not exist; give a folder with {WEIGHTS}, or a hub id")
     try:
         # One snapshot, so that configuration and weights are of one commit.
-        wanted = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
+        wanted = ["config.json", PREPROCESSOR, "model*.safetensors", "model.safetensors.index.json"]
         return Path(snapshot_download(path, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         at = f" at revision {revision}" if revision else ""

@@ -12,17 +12,11 @@ from transformers import VJEPA2Config as StockConfig
 from transformers import VJEPA2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from spatialprior.features.digest import digest
 from spatialprior.features.early_exit import stop_at
 from spatialprior.features.encoder import EncoderConfig, EncoderError, FeatureEncoder
 from spatialprior.features.fit import Fit
-from spatialprior.features.sources import (
-    drawn_from,
-    open_source,
-    refuse_nano,
-    revision_of,
-    weight_files,
-)
+from spatialprior.features.sources import refuse_nano
+from spatialprior.features.stock import stock_configuration, stock_model, stock_revision
 
 
 @dataclass
@@ -70,15 +64,7 @@ class VJepa2(FeatureEncoder):
         Raises:
             EncoderError: There is none, it is another family's, or it has no such layer.
         """
-        folder = open_source(self.config)
-        if not (folder / "config.json").is_file():
-            raise EncoderError(f"{folder} holds no config.json; give a folder of transformers")
-        values = StockConfig.get_config_dict(str(folder))[0]
-        if values.get("model_type") != "vjepa2":
-            raise EncoderError(
-                f"path={self.config.path} is a {values.get('model_type')}, not vjepa2"
-            )
-        found = StockConfig.from_dict(values)
+        found = stock_configuration(self.config, StockConfig)
         if found.patch_size != self.multiple:
             raise EncoderError(f"path={self.config.path} has patches of {found.patch_size}, not 16")
         if not -1 <= self.config.layer < found.num_hidden_layers:
@@ -95,34 +81,11 @@ class VJepa2(FeatureEncoder):
 
     @cached_property
     def revision(self) -> str:
-        """Commit or digest; with random weights the digest of the architecture's configuration."""
-        if self.config.weights == "random":
-            source = open_source(self.config)
-            return "random, " + digest(source, [source / "config.json"])
-        return revision_of(self.config)
+        return stock_revision(self.config)
 
     def load(self) -> nn.Module:
         self.check(self.config)
-        dtype = getattr(torch, self.config.dtype)
-        config = self.stock_config
-        if self.config.weights == "random":
-            with drawn_from(self.config.seed):
-                drawn: nn.Module = VJEPA2Model(config).to(dtype)
-            return drawn
-        folder = open_source(self.config)
-        weight_files(folder)
-        with drawn_from(0):
-            model, info = VJEPA2Model.from_pretrained(
-                str(folder), config=config, dtype=dtype, use_safetensors=True,
-                output_loading_info=True,
-            )  # fmt: skip
-        if missing := sorted(info["missing_keys"]):
-            raise EncoderError(
-                f"path={self.config.path} lacks {len(missing)} weights, such as {missing[0]}, which would be "
-                "drawn at random"
-            )
-        found: nn.Module = model
-        return found
+        return stock_model(self.config, self.stock_config, VJEPA2Model)
 
     def encode_pixels(self, module: nn.Module, pixels: Tensor, seeds: list[int]) -> Tensor:
         model: Any = module

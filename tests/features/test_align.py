@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,8 +12,8 @@ from torch.nn import functional as F
 
 from spatialprior.core.clip import MultiViewClip, Question
 from spatialprior.features.align import align, onto_tokens, overlap_weights
-from spatialprior.features.encoder import EncoderConfig, FeatureEncoder
-from spatialprior.features.fit import fit_frames, fitted_size
+from spatialprior.features.encoder import EncoderConfig, EncoderError, FeatureEncoder
+from spatialprior.features.fit import PatchGrid, fit_frames, fitted_size
 from spatialprior.features.maps import FeatureMaps
 from spatialprior.registry import BACKBONES
 from spatialprior.testing import tiny_backbone
@@ -146,6 +148,48 @@ def test_aspect_keeps_the_area_and_the_aspect(height, width, multiple):
     if 0.5 <= height / width <= 2:
         assert 0.75 <= found[0] * found[1] / 224**2 <= 1.35
         assert abs(found[0] / found[1] / (height / width) - 1) <= 0.25
+
+
+SIDES = st.integers(1, 90)
+
+
+@given(
+    st.tuples(SIDES, SIDES),
+    st.sampled_from([(8, 8), (32, 48), (64, 24)]),
+    st.sampled_from(["aspect", "stretch", "crop"]),
+    st.sampled_from([None, (1, 2), (3, 3)]),
+)
+def test_the_grid_is_known_before_a_frame_is_encoded(frame, size, fit, pool):
+    encoder = Brightness(EncoderConfig(size=size, fit=fit, pool=pool))
+    found = encoder(torch.zeros(1, 3, *frame, dtype=torch.uint8))
+    ahead = pickle.loads(pickle.dumps(encoder.patch_grid))
+    assert ahead == encoder.patch_grid and hash(ahead) == hash(encoder.patch_grid)
+    assert found.grid == ahead(frame)
+    assert found.box == ahead.box(frame)
+
+
+def test_the_box_of_a_crop_is_what_is_cut_out():
+    # Every pixel is its own column's number; the input is the cut itself, not resized.
+    images = torch.arange(40, dtype=torch.uint8).expand(1, 3, 16, 40)
+    pixels, box = fit_frames(images, (16, 24), "crop", 8)
+    assert box == PatchGrid((16, 24), "crop", 8).box((16, 40)) == (8, 0, 32, 16)
+    assert torch.equal((pixels[0, 0, 0] * 255).round(), torch.arange(8.0, 32.0))
+
+
+def test_an_encoder_with_pixels_of_its_own_gives_no_grid():
+    class Narrower(Brightness):
+        def box_of(self, box):
+            return (box[0] + 1, *box[1:])
+
+    with pytest.raises(EncoderError, match=r"Narrower .* once it has encoded"):
+        _ = Narrower(EncoderConfig()).patch_grid
+
+
+def test_a_grid_of_a_size_that_does_not_divide_is_refused():
+    grid = PatchGrid((60, 64), "stretch", 16)
+    for ask in (grid, grid.box):
+        with pytest.raises(ValueError, match="multiples of 16"):
+            ask((40, 40))
 
 
 def test_sizes_that_do_not_divide_are_refused():

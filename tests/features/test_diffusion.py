@@ -185,6 +185,15 @@ def test_features_are_those_of_a_plain_run(name, make, diffusers_twin):
     torch.testing.assert_close(found.values, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fit", ["aspect", "crop"])
+def test_the_grid_is_known_beforehand(name, fit, make):
+    encoder = make(name, fit=fit)
+    for frame in ((32, 48), (70, 40)):
+        found = encoder(torch.zeros(1, 3, *frame, dtype=torch.uint8))
+        assert (found.grid, found.box) == (encoder.patch_grid(frame), encoder.patch_grid.box(frame))
+
+
 @pytest.mark.parametrize("name", ["wan_t2v", "wan_vace", "sd21", "svd"])
 def test_early_exit_changes_nothing_and_skips(name, make):
     short, full = make(name), make(name, early_exit=False)

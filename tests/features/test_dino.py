@@ -126,6 +126,16 @@ def test_boxes_tell_the_pixels_seen(twin):
     assert crop.grid == (4, 4) and crop.box == (15, 0, 75, 60)
 
 
+@pytest.mark.parametrize("fit", ["aspect", "stretch", "crop"])
+def test_the_grid_is_known_beforehand(twin, fit):
+    encoder = twin(fit=fit)
+    found = encoder(frames(1))
+    assert (found.grid, found.box) == (
+        encoder.patch_grid((60, 90)),
+        encoder.patch_grid.box((60, 90)),
+    )
+
+
 def test_pooled_batched_and_held_in_bfloat16(twin):
     full, single = twin()(frames()), twin(batch=1)(frames())
     torch.testing.assert_close(full.values, single.values, atol=1e-5, rtol=1e-5)
