@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -11,9 +13,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from spatialprior.report import figures
+from spatialprior.report import figures, geometry
 from spatialprior.report.controls import control_rows, control_statements
+from spatialprior.report.depth_figure import depth_picture
 from spatialprior.report.matches_figure import heatmap_picture, matches_picture, read_traces
+from spatialprior.report.scene_viewer import caption, viewer_data
 from spatialprior.report.schema import write_text
 from spatialprior.report.verdict import (
     beats_blind,
@@ -46,7 +50,7 @@ def write_html(report: Mapping[str, Any], run_folder: Path, path: Path | None = 
 
     Args:
         report: The content of ``report.json``; any section may be missing.
-        run_folder: Where ``log.jsonl`` (``control/log.jsonl``) and ``pictures/<arm>.npz`` are sought.
+        run_folder: Where ``log.jsonl`` (``control/log.jsonl``) and ``pictures/*.npz`` are sought.
         path: Where to write; ``run_folder/report.html`` by default.
     """
     target = path or run_folder / "report.html"
@@ -60,7 +64,7 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters.update(num=number)
-    source = resources.files("spatialprior.report").joinpath("template.html.j2").read_text("utf-8")
+    source = _packaged("template.html.j2")
     labels = figures.arm_labels(report)
     traces = read_traces(run_folder / "pictures")
     logs = {arm: run_folder / sub / "log.jsonl" for arm, sub in _LOG_FOLDERS.items()}
@@ -69,7 +73,11 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         report=report,
         title=f"{report.get('recipe', 'run')} · {method(report)}",
         facts=_facts(report),
-        statements=[*control_statements(report), *statements(report)],
+        statements=[
+            *control_statements(report),
+            *geometry.geometry_statements(report),
+            *statements(report),
+        ],
         controls=control_rows(report),
         targets=targets(report),
         curves=_present(
@@ -87,6 +95,7 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         layer_rows=_layer_rows(report),
         layer_labels=[labels[name] for name in figures.arms_of(report)],
         distance_rows=_distance_rows(report),
+        geometry=_geometry(report, run_folder / "pictures"),
         tasks=_task_rows(report),
         task_arms=_task_arms(report, labels),
         replies=replies[:_MAX_REPLIES],
@@ -96,10 +105,12 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         export=_export(report.get("export") or {}),
         priors=[str(prior).lower() for prior in report.get("priors") or []],
         config_text=json.dumps(report["config"], indent=2) if report.get("config") else "",
-        style=Markup(
-            resources.files("spatialprior.report").joinpath("style.css").read_text("utf-8")
-        ),
+        style=Markup(_packaged("style.css")),
     )
+
+
+def _packaged(name: str) -> str:
+    return resources.files("spatialprior.report").joinpath(name).read_text("utf-8")
 
 
 def _present(*found: figures.Picture | None) -> list[figures.Picture]:
@@ -217,6 +228,32 @@ def _task_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _geometry(report: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """The section on depth, cameras and points; ``None`` where they were not measured."""
+    arms = geometry.arms_of(report)
+    if not arms:
+        return None
+    scenes = {geometry.arm_label(a): s for a, s in geometry.read_scenes(folder, arms).items()}
+    data = {label: viewer_data(scene) for label, scene in scenes.items()}
+    script = _packaged("viewer.js")
+    # The page allows this script by its hash and no other.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    settings = [arm.get("settings") or {} for arm in arms.values()]
+    return {
+        "label": geometry.LABEL,
+        "arms": [geometry.arm_label(arm) for arm in arms],
+        "tables": geometry.tables(report),
+        "settings": [
+            (name.replace("_", " "), geometry.in_common(_shown(s.get(name)) for s in settings))
+            for name in dict.fromkeys(name for s in settings for name in s)
+        ],
+        "pictures": [depth_picture(scene, label) for label, scene in scenes.items()],
+        "viewers": [{"label": n, "data": d, "caption": caption(d)} for n, d in data.items()],
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+    }
 
 
 def _settings(report: Mapping[str, Any]) -> list[tuple[str, str]]:

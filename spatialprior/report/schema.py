@@ -13,6 +13,8 @@ out or ``null``, never zero. Numbers that are not finite become ``null``.
                       ``vs_blind`` {``mean``, ``ci95``}; ``eval_control``, ``eval_before``: the same;
                       ``eval_vs_control``: paired difference {``mean``, ``ci95``} over all questions
 ``comparisons``       arm -> the same difference, ``at_inference``: bool, ``tasks``: as ``eval``
+``geometry``          arm -> ``figures`` (name -> ``value, ci95, n, higher_is_better, baseline``), ``settings``;
+                      arms: ``geometry`` (after that phase), ``after``; ``pictures/geometry_<arm>.npz``
 ``export``            ``identical_logits, extra_keys, parameters`` and optionally ``stock_parameters``, ``kept``
 ``replies``           list of {``clip_id, task, question, answer, reply, correct``}
 ``config``            the resolved settings

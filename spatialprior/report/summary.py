@@ -7,6 +7,7 @@ from typing import Any
 
 from spatialprior.report.controls import control_rows, control_statements
 from spatialprior.report.figures import arm_labels, arms_of
+from spatialprior.report.geometry import geometry_statements
 from spatialprior.report.verdict import (
     Statement,
     beats_blind,
@@ -72,7 +73,7 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def _statements(report: Mapping[str, Any]) -> list[Statement]:
-    return [*control_statements(report), *statements(report)]
+    return [*control_statements(report), *geometry_statements(report), *statements(report)]
 
 
 _SIGN = {"good": "+", "bad": "-", "neutral": "·"}

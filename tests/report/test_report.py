@@ -3,12 +3,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from page_links import Links
 
 from spatialprior.diagnostics.result import ProbeResult, Samples
 from spatialprior.diagnostics.trace import MatchTrace
@@ -89,31 +89,6 @@ def folder(tmp_path: Path) -> Path:
             layer=np.array(1),
         ).save(tmp_path / "pictures" / f"{name}.npz")
     return tmp_path
-
-
-class Links(HTMLParser):
-    """Collects everything that a browser would fetch or run, and checks that tags close in order."""
-
-    void = frozenset({"meta", "link", "img", "br"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.urls: list[str] = []
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.alts: list[str | None] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        found = dict(attrs)
-        self.urls += [str(found[key]) for key in ("src", "href", "action", "data") if key in found]
-        if tag == "img":
-            self.alts.append(found.get("alt"))
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_page_is_one_file_that_requests_and_runs_nothing(

@@ -1,0 +1,158 @@
+"""Depth, camera pose and points of a run's arms: a table, and what it says in a sentence.
+
+Reads ``report["geometry"]``: arm -> ``figures`` (name -> ``value, ci95, n, higher_is_better, baseline``) and
+``settings``. Names are those of the geometry evaluation, ``depth.median.abs_rel`` for instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spatialprior.report.verdict import Statement, number, with_interval
+
+Scene = dict[str, NDArray[Any]]
+METHOD = "G²VLM-style, re-implementation"
+LABEL = f"{METHOD}; not verified against the official code"
+_ARMS = {"geometry": "after the geometry phase", "after": "after training"}
+_GROUPS = {"depth": "Depth", "pose": "Camera pose", "points": "Points"}
+_TRIVIAL = {"depth": "best constant", "pose": "all cameras in one place"}
+_DIGITS = 3
+
+_METRICS = {
+    "abs_rel": "AbsRel",
+    "delta1": "δ < 1.25",
+    "delta2": "δ < 1.25²",
+    "delta3": "δ < 1.25³",
+    "rmse": "RMSE, m",
+    "ate": "ATE, m",
+    "acc_mean": "accuracy, mean, m",
+    "acc_median": "accuracy, median, m",
+    "comp_mean": "completeness, mean, m",
+    "comp_median": "completeness, median, m",
+    "nc": "normal consistency",
+}
+_VARIANTS = {
+    "median": "median aligned",
+    "scale": "scale aligned",
+    "scale_shift": "scale and shift aligned",
+    "vggt": "VGGT's protocol",
+    "pi3": "π³'s protocol",
+}
+
+
+def arms_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Arms whose geometry was measured, the geometry phase first and the end of training last."""
+    found = {n: r for n, r in (report.get("geometry") or {}).items() if r and r.get("figures")}
+    order = {"geometry": 0, "after": 2}
+    return dict(sorted(found.items(), key=lambda item: order.get(item[0], 1)))
+
+
+def arm_label(arm: str) -> str:
+    """How an arm is called in the table and in captions."""
+    return _ARMS.get(arm, arm.replace("_", " "))
+
+
+def read_scenes(folder: Path, arms: Iterable[str]) -> dict[str, Scene]:
+    """Arrays of ``geometry_<arm>.npz`` by arm; arms without the file are left out."""
+    found: dict[str, Scene] = {}
+    for arm in arms:
+        path = folder / f"geometry_{arm}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as arrays:
+                found[arm] = {name: arrays[name] for name in arrays.files}
+    return found
+
+
+def metric_label(name: str) -> str:
+    """``depth.median.abs_rel`` as ``AbsRel, median aligned``; parts without a word stay as they are."""
+    _, *variant, metric = name.split(".")
+    if metric not in _METRICS and metric[:3] in ("rra", "rta", "auc") and metric[3:].isdigit():
+        metric = f"{metric[:3].upper()}@{metric[3:]}°"
+    return ", ".join([_METRICS.get(metric, metric), *(_VARIANTS.get(v, v) for v in variant)])
+
+
+def beats_trivial(figure: Mapping[str, Any]) -> bool | None:
+    """Whether the 95 % interval lies wholly on the better side of the trivial predictor; ``None``: unknown."""
+    bounds, floor = figure.get("ci95"), figure.get("baseline")
+    if floor is None or not bounds or None in bounds:
+        return None
+    return bool(bounds[0] > floor if figure["higher_is_better"] else bounds[1] < floor)
+
+
+def tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One table a group: ``title`` and ``rows`` with a cell for each arm, in the order of the figures."""
+    arms = arms_of(report)
+    names = list(dict.fromkeys(name for arm in arms.values() for name in arm["figures"]))
+    groups: dict[str, list[dict[str, Any]]] = {title: [] for title in (*_GROUPS.values(), "Other")}
+    for name in names:
+        found = [arm["figures"].get(name) for arm in arms.values()]
+        known = [figure for figure in found if figure]
+        if not known:
+            continue
+        kind = name.split(".")[0]
+        floor = in_common(number(f.get("baseline"), _DIGITS) for f in known)
+        groups[_GROUPS.get(kind, "Other")].append(
+            {
+                "name": metric_label(name),
+                "better": "higher" if known[0]["higher_is_better"] else "lower",
+                "cells": [_cell(figure) for figure in found],
+                "trivial": floor,
+                "n": in_common(str(f.get("n", "–")) for f in known),
+            }
+        )
+    trivial = {title: _TRIVIAL.get(kind, "") for kind, title in _GROUPS.items()}
+    return [
+        {"title": title, "trivial": trivial.get(title, ""), "rows": rows}
+        for title, rows in groups.items()
+        if rows
+    ]
+
+
+def _cell(figure: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not figure:
+        return {"text": "–", "beats": None}
+    text = with_interval(figure.get("value"), figure.get("ci95"), _DIGITS)
+    return {"text": text, "beats": beats_trivial(figure)}
+
+
+def in_common(values: Iterable[str]) -> str:
+    """One value where all arms share it, else all of them in their order."""
+    listed = list(values)
+    return listed[0] if len(set(listed)) == 1 else " / ".join(listed)
+
+
+def geometry_statements(report: Mapping[str, Any]) -> list[Statement]:
+    """One finding an arm: AbsRel of depth and AUC@30 of pose beside the trivial predictors."""
+    return [_statement(arm, found["figures"]) for arm, found in arms_of(report).items()]
+
+
+def _statement(arm: str, figures: Mapping[str, Mapping[str, Any]]) -> Statement:
+    told: dict[str, str] = {}
+    beaten: dict[str, bool | None] = {}
+    for kind, metric in (("depth", "abs_rel"), ("pose", "auc30")):
+        # The first alignment or protocol in the order of the figures.
+        names = [n for n in figures if n.startswith(f"{kind}.") and n.endswith(f".{metric}")]
+        if names:
+            figure = figures[names[0]]
+            value = with_interval(figure.get("value"), figure.get("ci95"), _DIGITS)
+            floor = number(figure.get("baseline"), _DIGITS)
+            told[kind] = f"{metric_label(names[0])}: {value}; {_TRIVIAL[kind]} {floor}"
+            beaten[kind] = beats_trivial(figure)
+    where = f"{arm_label(arm)} ({METHOD})"
+    text = "".join(f"{part}. " for part in told.values()).rstrip()
+    if not beaten or None in beaten.values():
+        lead = f"Geometry {where}: not compared with trivial predictors throughout."
+        return Statement("neutral", lead, text)
+    won = [_GROUPS[kind].lower() for kind, verdict in beaten.items() if verdict]
+    lost = [_GROUPS[kind].lower() for kind, verdict in beaten.items() if not verdict]
+    if not lost:
+        lead = f"Geometry {where} beats trivial predictors: {' and '.join(won)}."
+        return Statement("good", lead, text)
+    rest = f"; {' and '.join(won)} does" if won else ""
+    lead = f"Geometry {where}: {' and '.join(lost)} not shown to beat a trivial predictor{rest}."
+    return Statement("bad", lead, text)
