@@ -54,6 +54,11 @@ def seen_by_branch(branches: Tensor) -> Tensor:
     return seen | torch.eye(length, dtype=torch.bool, device=branches.device)
 
 
+def place_in_row(batch: ClipBatch) -> Tensor:
+    """``B S``, how many tokens come before each one of its row, padding not counted; 0 for padding in front."""
+    return (batch.inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+
+
 def place_in_branch(branches: Tensor) -> Tensor:
     """``B S``, how many tokens of its own branch come before each token of a branch; 0 elsewhere."""
     place = torch.zeros_like(branches)

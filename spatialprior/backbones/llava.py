@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from spatialprior.backbones.branches import place_in_branch
+from spatialprior.backbones.branches import place_in_branch, place_in_row
 from spatialprior.backbones.chat_encoder import ChatEncoder
 from spatialprior.backbones.hf import HFBackbone
 from spatialprior.backbones.visuals import ViewGrid
@@ -77,9 +77,8 @@ class Llava(HFBackbone):
         return super()._prepared()
 
     def stock_positions(self, batch: ClipBatch) -> Tensor:
-        """``B S``: the place in the sequence; every branch goes on from the prefix's end."""
-        ids = batch.inputs["input_ids"]
-        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        """``B S``: the place in the sequence, padding not counted; every branch goes on from the prefix's end."""
+        positions = place_in_row(batch)
         if batch.branches is None:
             return positions
         start = (batch.branches == 0).sum(1, keepdim=True)

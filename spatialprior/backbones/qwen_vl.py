@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from spatialprior.backbones.branches import place_in_branch
+from spatialprior.backbones.branches import place_in_branch, place_in_row
 from spatialprior.backbones.chat_encoder import FPS, ChatEncoder
 from spatialprior.backbones.hf import HFBackbone
 from spatialprior.backbones.settings import HFConfig
@@ -107,8 +107,7 @@ class QwenVL(HFBackbone):
         inputs = batch.inputs
         grids = {name: inputs[name] for name in _GRIDS if name in inputs}
         if not grids and batch.branches is None:
-            length = torch.arange(inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
-            return length.expand(3, *inputs["input_ids"].shape)
+            return place_in_row(batch).expand(3, -1, -1)
         mask = inputs["attention_mask"] if batch.branches is None else (batch.branches == 0).long()
         positions: Tensor
         positions, _ = self.hf.model.get_rope_index(
