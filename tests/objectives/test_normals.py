@@ -107,3 +107,12 @@ def test_truth_and_collapsed_predictions_have_a_finite_gradient():
         total.backward()
         assert total.item() == 0
         assert torch.isfinite(predicted.grad).all()
+
+
+def test_a_triangle_too_small_to_have_a_normal_adds_nothing():
+    valid = torch.ones(5, 7, dtype=torch.bool)
+    speck = (1e-6 * plane(40)).requires_grad_()  # its triangles have areas of about 1e-14
+    total, _ = normal_loss(speck, plane(0), valid)
+    total.backward()
+    assert total.item() == 0
+    assert (speck.grad == 0).all()

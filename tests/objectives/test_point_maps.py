@@ -74,6 +74,6 @@ def test_confidence_by_hand_reaches_the_logits_alone():
     assert logits.grad[0] < 0 < logits.grad[1]
     # Weights turn the second point into a right one.
     both, _ = confidence_loss(logits, predicted, truth, torch.tensor([1.0, 0.5]))
-    assert float(both) == pytest.approx(math.log1p(math.exp(-2)) + math.log1p(math.exp(1)))
+    assert both.item() == pytest.approx(math.log1p(math.exp(-2)) + math.log1p(math.exp(1)))
     never, count = sky_loss(torch.tensor([0.0, 3.0]))
     assert (float(never), count) == (pytest.approx(math.log(2) + math.log1p(math.exp(3))), 2)

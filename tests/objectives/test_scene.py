@@ -281,6 +281,32 @@ def test_without_a_valid_pixel_all_but_the_sky_is_zero_and_connected():
     assert counts["rotation"] == counts["points"] == 0
 
 
+def test_outliers_in_the_points_leave_the_scale_of_all_other_terms_exact():
+    truth = make_truth(61)
+    predicted = exact(truth)
+    points = predicted["points"].clone()
+    points[:, ::3] /= 20  # a third of the rows: the mean distance is off, the median is not
+    found = values(losses(scaled(predicted | {"points": points}, 3.0), truth))
+    assert found["points"] > 1
+    assert found["translation"] == pytest.approx(0, abs=1e-12)
+    assert found["global_points"] == pytest.approx(0, abs=1e-9)
+
+
+def test_sky_counts_where_there_is_no_truth():
+    truth = make_truth(67)
+    logits = torch.full(truth.valid.shape, 3.0)
+    sky = torch.ones_like(truth.valid)
+    found = losses(exact(truth), truth, confidence_logits=logits, sky=sky)
+    right, wrongly = math.log1p(math.exp(-3)), math.log1p(math.exp(3))
+    for name, count, each in (
+        ("confidence", int(truth.valid.sum()), right),
+        ("sky", int((~truth.valid).sum()), wrongly),
+    ):
+        assert found[name][1] == count > 0
+        assert found[name][0].item() == pytest.approx(count * each)
+    assert "sky" not in losses(exact(truth), truth, confidence_logits=logits)
+
+
 def test_a_single_view_has_no_camera_loss():
     truth = make_truth(37, views=1)
     predicted = with_gradient(wrong(truth))
