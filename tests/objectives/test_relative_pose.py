@@ -40,7 +40,7 @@ def test_gradient_at_the_ends_of_the_angle_is_finite(degrees):
     turned = about_z(degrees).float().requires_grad_()
     angle = rotation_angle(torch.eye(3), turned)
     angle.backward()
-    assert float(angle) == pytest.approx(math.radians(degrees), abs=2e-3)
+    assert angle.item() == pytest.approx(math.radians(degrees), abs=2e-3)
     assert torch.isfinite(turned.grad).all()
 
 
@@ -92,7 +92,7 @@ def test_a_single_view_is_zero_and_connected():
     predicted = poses(0, 1).requires_grad_()
     rotation, translation, count = relative_pose_losses(predicted, poses(1, 1))
     (rotation + translation).backward()
-    assert (float(rotation), float(translation), count) == (0, 0, 0)
+    assert (rotation.item(), translation.item(), count) == (0, 0, 0)
     assert (predicted.grad == 0).all()
 
 
