@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
+
+from spatialprior.data.dataset import Split
 
 
 @dataclass
@@ -12,7 +14,7 @@ class GeometryEvalConfig:
 
     Attributes:
         clips: Clips to score; 0 leaves the evaluation out.
-        split: Where the clips come from, as datasets name it.
+        split: Which part of the data they come from: ``train``, ``val`` or ``test``.
         max_depth: Truth at or beyond this many metres is not scored (CUT3R: 70 on Sintel and Bonn);
             ``None``: all is.
         icp_threshold: Longest distance of a pair in ICP, metres.
@@ -36,6 +38,8 @@ class GeometryEvalConfig:
     def __post_init__(self) -> None:
         if self.clips < 0:
             raise ValueError(f"clips={self.clips}: must not be negative")
+        if self.split not in get_args(Split):
+            raise ValueError(f"split={self.split!r}: choose one of {', '.join(get_args(Split))}")
         if self.icp_iterations < 0:
             raise ValueError(f"icp_iterations={self.icp_iterations}: must not be negative")
         for name, least in (("normal_neighbours", 3), ("max_points", 3)):

@@ -1,12 +1,13 @@
 """Camera scores over all frame pairs, and the trajectory's error (benchmarks.md section 6, "Pose").
 
-Two published conventions, which share the rotation's error and differ in the translation's (both read in
-source):
+Two published conventions, for poses i < j (both read in source, the second in copies of the Pi3 suite):
 
-* ``vggt`` (facebookresearch/vggt, evaluation/test_co3d.py): ``T_i T_j^-1`` of world-to-camera poses i <
-  j, so the translation is the centre of camera j in the frame of camera i;
-* ``pi3`` (the Pi3 suite's relpose/metric.py): ``T_j T_i^-1``, the centre of camera i in the frame of
-  camera j. The error of the rotation bends the predicted direction in another way, so RTA and AUC differ.
+* ``vggt`` (facebookresearch/vggt, evaluation/test_co3d.py): ``T_i T_j^-1`` of world-to-camera poses. The
+  translation is the centre of camera j in the frame of camera i.
+* ``pi3`` (relpose/metric.py): ``T_j T_i^-1``, the centre of camera i in the frame of camera j.
+
+The rotation's error is the same in both. The translation's is not, since each is seen from another camera, whose
+own rotation is wrong in its own way; so RTA and AUC differ.
 
 VGGT averages over CO3D's categories; Pi3 pools all pairs, as is done here (a clip has no category).
 """

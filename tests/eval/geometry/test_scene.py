@@ -109,6 +109,8 @@ def test_errors_name_the_clip(make_clip: MakeClip, perfect: MakeScene) -> None:
         score_scene(scene, dataclasses.replace(clip, depth=None), CONFIG)
     with pytest.raises(ValueError, match="max_points=2: must be at least 3"):
         GeometryEvalConfig(max_points=2)
+    with pytest.raises(ValueError, match="split='tets': choose one of train, val, test"):
+        GeometryEvalConfig(split="tets")
 
 
 # --- depth --------------------------------------------------------------------------------
