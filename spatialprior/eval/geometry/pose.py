@@ -6,8 +6,8 @@ Two published conventions, for poses i < j (both read in source, the second in c
   translation is the centre of camera j in the frame of camera i.
 * ``pi3`` (relpose/metric.py): ``T_j T_i^-1``, the centre of camera i in the frame of camera j.
 
-The rotation's error is the same in both. The translation's is not, since each is seen from another camera, whose
-own rotation is wrong in its own way; so RTA and AUC differ.
+The rotation's error is the same in both. The translation's is not, since each is seen from another camera,
+whose own rotation is wrong in its own way; so RTA and AUC differ.
 
 VGGT averages over CO3D's categories; Pi3 pools all pairs, as is done here (a clip has no category).
 """
