@@ -85,6 +85,7 @@ def clustered_interval(
     values: ArrayLike,
     clusters: Sequence[Hashable] | NDArray[np.generic],
     *,
+    weights: ArrayLike | None = None,
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
@@ -94,6 +95,7 @@ def clustered_interval(
     Args:
         values: ``n`` numbers or booleans.
         clusters: ``n`` names; values that share a name are kept together.
+        weights: ``n`` positive numbers, for a weighted mean; all the same when left out.
         level: Coverage.
         draws: Bootstrap resamples.
         seed: Of the resampling.
@@ -104,12 +106,16 @@ def clustered_interval(
     array = np.asarray(values, dtype=np.float64).ravel()
     if not len(array):
         return Interval(math.nan, math.nan, math.nan, 0, 0)
-    sums = _cluster_sums(np.stack([array, np.ones_like(array)], axis=1), clusters)
+    weight = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weight.shape != array.shape:
+        raise ValueError(f"{len(array)} values but weights of shape {weight.shape}")
+    sums = _cluster_sums(np.stack([array * weight, weight], axis=1), clusters)
     low = high = math.nan
     if len(sums) > 1:
         resampled = _draws(sums, draws, seed)
         low, high = _bounds(resampled[:, 0] / resampled[:, 1], level)
-    return Interval(float(array.mean()), low, high, len(array), len(sums))
+    mean = float(np.average(array, weights=weight))
+    return Interval(mean, low, high, len(array), len(sums))
 
 
 def paired_interval(

@@ -67,3 +67,15 @@ def test_lengths_are_checked() -> None:
         clustered_interval([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="one to one"):
         paired_interval([1.0, 2.0], [1.0], ["a", "b"])
+
+
+def test_weights_are_repetitions() -> None:
+    values, clusters = [0.2, 0.7, 0.1, 0.9], ["a", "a", "b", "c"]
+    weighted = clustered_interval(values, clusters, weights=[1, 3, 2, 1])
+    repeated = clustered_interval(np.repeat(values, [1, 3, 2, 1]), [*"aaaabbc"])
+    assert (weighted.mean, weighted.low, weighted.high) == pytest.approx(
+        (repeated.mean, repeated.low, repeated.high)
+    )
+    assert weighted.n == 4
+    with pytest.raises(ValueError, match="4 values but weights"):
+        clustered_interval(values, clusters, weights=[1.0])
