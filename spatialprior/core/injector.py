@@ -8,7 +8,7 @@ and returns tensors. Only the backbone touches the model.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,6 +73,8 @@ class PriorInjector(nn.Module):
     """Settings of a kept prior that may change once it is trained."""
     local_settings: ClassVar[tuple[str, ...]] = ()
     """Settings that speak of this machine, such as a cache folder; an export does not record them."""
+    prediction_settings: ClassVar[Mapping[str, Any] | None] = None
+    """Settings under which a kept prior predicts geometry (:meth:`predict`); ``None``: it does not."""
     identity_at_attach: bool = True
     """Whether the model's outputs are unchanged right after ``attach`` (it may depend on the config)."""
 

@@ -92,7 +92,7 @@ class TokenMap:
         start = torch.arange(b, device=sequence.device) * sequence.shape[1]
         rows = (self.index + start.view(b, 1, 1)).flatten()
         # Whole rows of one table: several times as fast as torch.gather, backward too.
-        tokens = sequence.flatten(0, 1).index_select(0, rows).view(b, v, n, -1)
+        tokens = sequence.flatten(0, 1).index_select(0, rows).view(b, v, n, sequence.shape[-1])
         return tokens * self.valid.unsqueeze(-1).to(tokens.dtype)
 
     def centers(self) -> Tensor:

@@ -62,6 +62,7 @@ class GeometryExpert(PriorInjector):
 
     export_mode = ExportMode.KEEP
     local_settings = ("cache_gb", "cache_dir")
+    prediction_settings: ClassVar[dict[str, Any]] = {"stage": "geometry"}
     identity_at_attach = False
     chosen: ClassVar[dict[str, type]] = {"encoder": EncoderChoice}
     Config = GeometryExpertConfig

@@ -1,0 +1,64 @@
+"""Geometry of an exported model: one prediction for each clip, scored as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spatialprior.core.clip import MultiViewClip
+from spatialprior.eval.geometry.aligned import align_scene, save_scene
+from spatialprior.eval.geometry.config import GeometryEvalConfig
+from spatialprior.eval.geometry.result import summarise
+from spatialprior.eval.geometry.scene import score_scene
+from spatialprior.export.kept import kept_of, load_model
+from spatialprior.export.manifest import verify_manifest
+from spatialprior.registry import INJECTORS
+
+
+def predictor_of(folder: Path) -> str | None:
+    """The kept prior of an export that predicts geometry, if it has one."""
+    for name, entry in kept_of(verify_manifest(folder)["priors"]).items():
+        if INJECTORS.get(entry["kind"]).prediction_settings is not None:
+            return name
+    return None
+
+
+@torch.no_grad()
+def evaluate_geometry(
+    folder: Path,
+    clips: Iterable[MultiViewClip],
+    settings: GeometryEvalConfig,
+    *,
+    device: torch.device | str = "cpu",
+    picture: Path | None = None,
+) -> dict[str, Any] | None:
+    """Score what an export says of the geometry of clips.
+
+    Args:
+        folder: The export.
+        clips: With geometry.
+        settings: Protocol.
+        device: Where the model runs.
+        picture: Where the first clip, its prediction aligned to its truth, is written for the report (``.npz``).
+
+    Returns:
+        As :func:`~spatialprior.eval.geometry.result.summarise`; ``None`` where no prior predicts geometry.
+    """
+    name = predictor_of(folder)
+    if name is None:
+        return None
+    kind = kept_of(verify_manifest(folder)["priors"])[name]["kind"]
+    asked = INJECTORS.get(kind).prediction_settings
+    model = load_model(folder, device, {name: dict(asked or {})})
+    encoder = model.backbone.encoder()
+    scenes = []
+    for clip in clips:
+        bare = clip.with_questions(())
+        prediction = model.predict(encoder([bare]).to(device))[name][0]
+        if picture is not None and not scenes:
+            save_scene(picture, align_scene(prediction, bare, settings))
+        scenes.append(score_scene(prediction, bare, settings))
+    return summarise(scenes, settings)
