@@ -256,7 +256,7 @@ class Pipeline:
         model = SpatialModel(backbone, priors, each.trainer.language_weight)
         if start is not None:
             take_over(model, start.export)
-        return model
+        return model.to(self.accelerator.device)  # an export runs it without an engine
 
     def _load_start(self, export: Path) -> Any:
         """The backbone in an export, to be trained further: adapters are put in anew."""
