@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from spatialprior.eval.benchmark import Benchmark, Item
 from spatialprior.eval.generate_packed import generate_packed
 from spatialprior.eval.replies import ReplyFile
 from spatialprior.export import MANIFEST, verify_manifest
+from spatialprior.export.handover import settings_at
 from spatialprior.export.kept import attach_kept, kept_of, plain_settings
 
 REPLIES = "replies.jsonl"
@@ -115,11 +115,8 @@ def load_exported(
         ExportError: The folder is no export, or not what its manifest says.
     """
     manifest = verify_manifest(folder)
-    own = {field.name for field in dataclasses.fields(settings)}
-    plain = {"path": str(folder), "revision": None, "lora": None}
-    changed = dataclasses.replace(settings, **{k: v for k, v in plain.items() if k in own})
     cls: Any = backbone
-    model: Backbone = cls.load(changed).eval().to(device)
+    model: Backbone = cls.load(settings_at(settings, folder, lora=None)).eval().to(device)
     if kept_of(manifest["priors"]):
         attach_kept(model, folder, manifest["priors"], changes).serve()
     return model

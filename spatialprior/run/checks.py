@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from spatialprior.core.injector import MissingClipFieldError, Needs
 from spatialprior.model import check_prior_names
 from spatialprior.registry import DATASETS
-from spatialprior.run.arms import arms_of, inference_arms_of
+from spatialprior.run.arms import CONTROL, arms_of, inference_arms_of, trainings_of
 from spatialprior.run.errors import RunError
 from spatialprior.run.schema import Component, RunConfig
+from spatialprior.run.training import Training
 
 
 def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
@@ -31,36 +32,51 @@ def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
         BackboneError: The checkpoint cannot be had, or is another family's.
     """
     check_prior_names(config.priors)
-    arms = [arm.priors for arm in arms_of(config, Path())]
-    clips = config.trainer.clips_per_step
-    if clips % processes:
-        raise RunError(
-            f"trainer.clips_per_step={clips} does not divide among {processes} processes; "
-            "start another number of them, or set a multiple"
-        )
-    if config.scale.sharding == "zero3" and len(arms) > 1:
+    trainings = trainings_of(arms_of(config, Path()))
+    for each in trainings:
+        _check_training(each, processes)
+    if config.scale.sharding == "zero3" and len(trainings) > 1:
+        ways = "add control=none and leave arms out"
+        if config.phases:
+            ways = "add control=none and phases={}, leave arms out"
         raise RunError(
             "scale.sharding=zero3 trains one model a run (DeepSpeed mixes up a second one in a process), and "
-            f"this run has {len(arms)}: add control=none and leave arms out, or use scale.sharding=fsdp2"
-        )
-    needs_geometry = {name for name, prior in config.priors.items() if _needs(prior).clip_fields}
-    needs_geometry |= {"vqa"} if config.vqa.enabled else set()
-    if needs_geometry and not config.data.cls.has_geometry:
-        raise MissingClipFieldError(
-            f"{', '.join(sorted(needs_geometry))} needs depth and poses, which "
-            f"data={config.data.kind} does not have; choose data=rooms or data=posed_rgbd"
-        )
-    sources = (config.data, config.instruction)
-    if not any(_asks(source) for source in sources) and not needs_geometry:
-        raise RunError(
-            f"data={config.data.kind} asks no questions, so plain SFT has nothing to learn; "
-            "add instruction=rooms"
+            f"this run has {len(trainings)}: {ways}, or use scale.sharding=fsdp2"
         )
     if config.mode == "train":
-        _check_sources(config)
-        for priors in (*arms, *inference_arms_of(config).values()):
+        _check_sources(config, trainings)
+        for priors in (*(each.priors for each in trainings), *inference_arms_of(config).values()):
             _check_priors(priors, config)
         _check_backbone(config.backbone, device)
+
+
+def _check_training(each: Training, processes: int) -> None:
+    """What one of the run's trainings asks for is in its data, and divides among the processes."""
+    clips = each.trainer.clips_per_step
+    if clips % processes:
+        raise RunError(
+            f"{each.path}trainer.clips_per_step={clips} does not divide among {processes} processes; "
+            "start another number of them, or set a multiple"
+        )
+    needs_geometry = {name for name, prior in each.priors.items() if _needs(prior).clip_fields}
+    needs_geometry |= {"vqa"} if each.vqa else set()
+    if needs_geometry and not each.data.cls.has_geometry:
+        raise MissingClipFieldError(
+            f"{', '.join(sorted(needs_geometry))} needs depth and poses, which "
+            f"{each.path}data={each.data.kind} does not have; choose data=rooms or data=posed_rgbd"
+        )
+    asks = any(_asks(source) for source in (each.data, each.instruction))
+    if asks or needs_geometry or each.arm == CONTROL:
+        return
+    if each.phase:
+        raise RunError(
+            f"phases.{each.phase} has nothing to learn: its data asks no questions, and none of its priors "
+            "learns from geometry; add questions, or leave the phase out"
+        )
+    raise RunError(
+        f"data={each.data.kind} asks no questions, so plain SFT has nothing to learn; "
+        "add instruction=rooms"
+    )
 
 
 def benchmark_of(config: RunConfig) -> Any:
@@ -89,12 +105,15 @@ def _check_priors(priors: Mapping[str, Component], config: RunConfig) -> None:
             )
 
 
-def _check_sources(config: RunConfig) -> None:
+def _check_sources(config: RunConfig, trainings: Sequence[Training]) -> None:
     """Sources list their files, and the benchmark meets the source that it scores."""
-    for key in ("data", "instruction"):
-        source = getattr(config, key)
-        with _told_as(key):
-            _ = source and source.cls(source.settings)
+    seen: list[Component] = []
+    for each in trainings:
+        for key, source in (("data", each.data), ("instruction", each.instruction)):
+            if source is not None and source not in seen:
+                seen.append(source)
+                with _told_as(f"{each.path}{key}"):
+                    _ = source.cls(source.settings)
     if config.eval is not None:
         with _told_as("eval"):
             _ = benchmark_of(config)

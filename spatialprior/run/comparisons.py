@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from spatialprior.core.intervals import paired_interval
-from spatialprior.run.arms import BEFORE, CONTROL, MAIN
+from spatialprior.run.arms import BEFORE, CONTROL
+from spatialprior.run.training import MAIN
 
 
 def comparisons(scores: Mapping[str, Any], at_inference: Collection[str]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def build(tree: Mapping[str, Any], overrides: tuple[str, ...] = ()) -> RunConfig
     for key in tree:
         if key not in known:
             raise ConfigError(f"unknown setting {key}; {suggest(str(key), known - {'overrides'})}")
+    tree["phases"] = _sized_phases(tree, sized)
     # Cheap checks first: a misspelt section or kind is told before any class is imported.
     settings = bind(RunSettings, {key: tree[key] for key in tree if key in SECTIONS}, "")
     nodes = {key: tree.get(key) for key in COMPONENTS}
@@ -179,6 +180,23 @@ def resolve_component(
             inner = f"{path}.{name}"
             values[name] = _nested(entry.group, entry, values[name], inner, sized)
     return Component(kind, cls, bind(cls.Config, values, path, f"{kind} setting"))
+
+
+def _sized_phases(tree: Mapping[str, Any], sized: Mapping[str, Any]) -> Any:
+    """``phases`` with the size's settings of any source of data that only a phase has."""
+    phases = tree.get("phases") or {}
+    if not isinstance(phases, Mapping):
+        return phases
+    filled = {}
+    for name, changes in phases.items():
+        filled[name] = dict(changes) if isinstance(changes, Mapping) else changes
+        for key in ("data", "instruction"):
+            node = changes.get(key) if isinstance(changes, Mapping) else None
+            if isinstance(node, Mapping) and node.get("kind") in sized:
+                recipe = tree.get(key)
+                if not isinstance(recipe, Mapping) or recipe.get("kind") != node["kind"]:
+                    filled[name][key] = merged(sized[node["kind"]], node)
+    return filled
 
 
 def _nested(

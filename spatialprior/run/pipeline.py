@@ -24,13 +24,14 @@ from spatialprior.diagnostics.probe import probe
 from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
 from spatialprior.eval.evaluator import evaluate, load_exported
-from spatialprior.export import export_model
+from spatialprior.export import export_model, verify_manifest
+from spatialprior.export.handover import settings_at, take_over
 from spatialprior.export.kept import plain_settings
 from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import jsonable, write_report, write_text
 from spatialprior.report.summary import summary
-from spatialprior.run.arms import BEFORE, CONTROL, MAIN, Arm, arms_of, inference_arms_of
+from spatialprior.run.arms import BEFORE, CONTROL, arms_of, inference_arms_of, trainings_of
 from spatialprior.run.checks import benchmark_of, check_run
 from spatialprior.run.comparisons import comparisons
 from spatialprior.run.compose import RECIPE_FILE, save_run
@@ -40,6 +41,7 @@ from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
 from spatialprior.run.schema import Component, RunConfig, plain
 from spatialprior.run.stages import Stages
+from spatialprior.run.training import MAIN, Training
 from spatialprior.train.accelerator import make_accelerator
 from spatialprior.train.tracking import open_tracker
 from spatialprior.train.trainer import Trainer
@@ -101,10 +103,11 @@ class Pipeline:
         self.processes.from_first(self._forget)
         base = self._base()
         self._look(BEFORE, base)
-        for arm in self.arms:
-            self.stages.run(f"train/{arm.name}", partial(self._train, arm), together=True)
-            self.stages.run(f"export/{arm.name}", partial(self._export, arm))
-            self._look(arm.name, arm.export)
+        for each in trainings_of(self.arms):
+            self.stages.run(f"train/{each.name}", partial(self._train, each), together=True)
+            self.stages.run(f"export/{each.name}", partial(self._export, each))
+            if not each.phase:
+                self._look(each.name, each.export)
         if self.config.eval is not None:
             for name, priors in self.inference_arms.items():
                 self.processes.from_first(partial(self._forget_changed, name, priors))
@@ -122,8 +125,8 @@ class Pipeline:
         for prefix in _REDONE.get(self.config.mode, ()):
             self.stages.forget(prefix)
         if self.config.mode == "export":
-            for arm in self.arms:
-                self.stages.forget("export", arm.export)
+            for each in trainings_of(self.arms):
+                self.stages.forget("export", each.export)
 
     def _forget_changed(self, name: str, priors: dict[str, Component]) -> None:
         """Drop what an inference arm of this name scored with other settings."""
@@ -156,36 +159,36 @@ class Pipeline:
         self.stages.run(f"export/{BEFORE}", write)
         return folder
 
-    def _train(self, arm: Arm) -> dict[str, Any]:
+    def _train(self, each: Training) -> dict[str, Any]:
         tracker = None
         if self.processes.first:
-            name = f"{self.config.recipe}/{arm.name}"
-            tracker = open_tracker(self.config.wandb, arm.folder, name)
-        trainer = self._trainer(arm, tracker)
+            name = f"{self.config.recipe}/{each.title}"
+            tracker = open_tracker(self.config.wandb, each.folder, name)
+        trainer = self._trainer(each, tracker)
         if self.processes.first:
-            _tell_adapted(trainer.model.backbone, arm.folder)
+            _tell_adapted(trainer.model.backbone, each.folder)
         try:
             return dataclasses.asdict(trainer.run())
         finally:
             if tracker is not None:
-                tracker.finish()  # the next arm has a run of its own
+                tracker.finish()  # the next training has a run of its own
 
-    def _export(self, arm: Arm) -> dict[str, Any]:
-        trainer = self._trainer(arm)
+    def _export(self, each: Training) -> dict[str, Any]:
+        trainer = self._trainer(each)
         trainer.checkpoints.load_weights(trainer.model)
-        return export_model(trainer.model, arm.export, recipe_hash=self._hash(arm)).to_dict()
+        return export_model(trainer.model, each.export, recipe_hash=self._hash(each)).to_dict()
 
-    def _trainer(self, arm: Arm, tracker: Any = None) -> Trainer:
+    def _trainer(self, each: Training, tracker: Any = None) -> Trainer:
         return Trainer(
-            self._build(arm),
-            self._stream(arm),
-            self.config.trainer,
+            self._build(each),
+            self._stream(each),
+            each.trainer,
             self.config.scale,
             self.accelerator,
-            arm.folder,
-            recipe_hash=self._hash(arm),
+            each.folder,
+            recipe_hash=self._hash(each),
             seed=self.config.seed,
-            label=f"train {arm.name}",
+            label=f"train {each.title}",
             tracker=tracker,
         )
 
@@ -240,32 +243,44 @@ class Pipeline:
     def _benchmark(self) -> Any:
         return benchmark_of(self.config)
 
-    def _build(self, arm: Arm) -> SpatialModel:
-        """Backbone and priors of an arm, initialised from the run's seed."""
+    def _build(self, each: Training) -> SpatialModel:
+        """Backbone and priors of a training, initialised from the run's seed and the phase before it."""
         torch.manual_seed(self.config.seed)
-        backbone = self._load()
+        start = each.start
+        backbone = self._load() if start is None else self._load_start(start.export)
         if self.config.scale.gradient_checkpointing != "none":
             backbone.set_gradient_checkpointing(self.config.scale.gradient_checkpointing)
         if self.config.scale.compile:
             backbone.compile_layers()
-        priors = {name: prior.cls(prior.settings) for name, prior in arm.priors.items()}
-        return SpatialModel(backbone, priors, self.config.trainer.language_weight)
+        priors = {name: prior.cls(prior.settings) for name, prior in each.priors.items()}
+        model = SpatialModel(backbone, priors, each.trainer.language_weight)
+        if start is not None:
+            take_over(model, start.export)
+        return model.to(self.accelerator.device)  # an export runs it without an engine
 
-    def _stream(self, arm: Arm) -> ClipStream:
-        config, geometry = self.config, self._split("train")
-        if arm.vqa:
+    def _load_start(self, export: Path) -> Any:
+        """The backbone in an export, to be trained further: adapters are put in anew."""
+        verify_manifest(export)
+        component = self.config.backbone
+        settings = settings_at(component.settings, export)
+        return component.cls.load(settings).to(self.accelerator.device)
+
+    def _stream(self, each: Training) -> ClipStream:
+        config = self.config
+        geometry: ClipDataset = each.data.cls(each.data.settings).split("train", config.seed)
+        if each.vqa:
             geometry = VqaClips(geometry, config.vqa.questions_per_clip, seed=config.seed)
         instruction = None
-        if config.instruction is not None:
-            source = config.instruction.cls(config.instruction.settings)
+        if each.instruction is not None:
+            source = each.instruction.cls(each.instruction.settings)
             instruction = source.split("train", config.seed)
             if hasattr(instruction, "keep_bad_in"):
-                instruction.keep_bad_in(arm.folder)
+                instruction.keep_bad_in(each.folder)
         return ClipStream(
             geometry,
             instruction,
-            config.trainer.clips_per_step,
-            config.trainer.instruction_share if instruction else 0.0,
+            each.trainer.clips_per_step,
+            each.trainer.instruction_share if instruction else 0.0,
         )
 
     def _split(self, name: str) -> ClipDataset:
@@ -281,17 +296,14 @@ class Pipeline:
     def _test_clips(self) -> list[MultiViewClip]:
         return _first(self._split("test"), self.config.probe.test_clips)
 
-    def _hash(self, arm: Arm) -> str:
+    def _hash(self, each: Training) -> str:
         """Identifies what is trained, apart from hardware and from how it is looked at."""
         c = self.config
         content = {
             "seed": c.seed,
             "backbone": c.backbone.to_dict(),
-            "data": c.data.to_dict(),
-            "instruction": c.instruction.to_dict() if c.instruction else None,
-            "trainer": plain(dataclasses.asdict(c.trainer)),
-            "priors": {name: prior.to_dict() for name, prior in arm.priors.items()},
-            "vqa": plain(dataclasses.asdict(c.vqa)) if arm.vqa else None,
+            "vqa": plain(dataclasses.asdict(c.vqa)) if each.vqa else None,
+            **each.content(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 

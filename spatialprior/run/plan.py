@@ -9,6 +9,7 @@ from spatialprior.core.injector import ExportMode
 from spatialprior.plan.planner import plan_run
 from spatialprior.plan.table import dict_of, text_of
 from spatialprior.report.schema import write_text
+from spatialprior.run.arms import arms_of
 from spatialprior.run.errors import ConfigError
 from spatialprior.run.schema import RunConfig
 
@@ -21,8 +22,11 @@ def plan(config: RunConfig) -> int:
             f"mode=plan does not count the frozen models that {', '.join(kept)} runs; "
             "plan the rest with prior=[]"
         )
+    arms_of(config, Path())  # says what is wrong with phases
     found = plan_run(config)
     print(text_of(found), end="")
+    if config.phases:
+        print(f"\nNot planned: the phases before it ({', '.join(config.phases)}).")
     if config.plan.out is not None:
         path = Path(config.plan.out)
         path.parent.mkdir(parents=True, exist_ok=True)

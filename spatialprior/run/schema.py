@@ -100,6 +100,8 @@ class RunSettings:
         control: ``sft`` also trains the same run without priors; ``none`` does not.
         arms: Further trainings of the recipe, name -> prior -> settings changed.
         inference_arms: Further scorings of the trained recipe, in the same form.
+        phases: Trainings before the recipe's own, in order: name -> what they change of it
+            (:class:`~spatialprior.run.phases.PhaseChanges`).
         trainer, scale, probe, vqa, wandb, plan, correspondence: Sections; see their classes.
     """
 
@@ -113,6 +115,7 @@ class RunSettings:
     control: Literal["sft", "none"] = "sft"
     arms: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     inference_arms: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    phases: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
@@ -176,6 +179,7 @@ class RunConfig(RunSettings):
             "overrides",
         ):
             content.pop(name)
+        content["phases"] = list(content["phases"].items())  # their order counts
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

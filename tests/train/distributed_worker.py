@@ -41,6 +41,7 @@ class Scenario:
     layers: tuple[int, ...] = (1, 3)
     max_tokens: int = 0
     fusion: str = ""
+    frozen: bool = False
 
 
 ENGINES = {"ddp": "none", "fsdp2": "fsdp2"}
@@ -58,6 +59,14 @@ SCENARIOS = {
         "checkpointing": {"checkpointing": "nonreentrant", "micro_batch": 2},
         "no_answer_anywhere": {"clips": "mute", "layers": (1,)},
         "one_rank_without_images": {"clips": "text", "kind": "llava_next_video"},
+        # Only the prior trains, and no answer is labelled.
+        "frozen_backbone": {"clips": "mute", "frozen": True},
+        "frozen_backbone_checkpointing": {
+            "clips": "apart",
+            "frozen": True,
+            "checkpointing": "nonreentrant",
+            "micro_batch": 2,
+        },
     }.items()
     # DeepSpeed's partitions mix weights: decay reaches those that nothing met. ZeRO-3 refuses text alone.
     if (name, variant)
@@ -66,6 +75,7 @@ SCENARIOS = {
         ("zero3", "no_answer_anywhere"),
         ("zero3", "one_rank_without_images"),
     )
+    and not (name.startswith("zero") and changes.get("frozen"))  # never tried
 }
 
 # VEGA-3D in GASP's place.
@@ -113,6 +123,8 @@ def make_trainer(scenario: Scenario, folder: Path) -> Trainer:
     if scenario.lora:
         inject(backbone.hf, backbone.decoder_layers, LoraOptions(rank=4, alpha=8))
     backbone.set_gradient_checkpointing(scenario.checkpointing)
+    if scenario.frozen:
+        backbone.requires_grad_(False)
     config = TrainerConfig(
         steps=scenario.steps,
         clips_per_step=4,

@@ -91,3 +91,12 @@ def test_hardware_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(HardwareError, match="sharding=fsdp2"):
         make_accelerator(ScaleConfig(device="cpu", sharding="fsdp2"))
     assert make_accelerator(ScaleConfig()).device.type == "cpu"
+
+
+def test_a_frozen_backbone_has_no_group_and_the_priors_all_of_theirs():
+    model = SpatialModel(
+        tiny_backbone().requires_grad_(False), {"gasp": Gasp(Gasp.Config(embedding_dim=8))}
+    )
+    groups = make_optimizer(model, TrainerConfig()).param_groups
+    assert {group["owner"] for group in groups} == {"priors.gasp"}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.priors.parameters()))
