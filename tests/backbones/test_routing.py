@@ -185,7 +185,9 @@ def test_sequential_blocks_count_as_the_same_images_would() -> None:
 def test_who_sees_whom(attention: str, left: bool) -> None:
     backbone = reserving(attention=attention)
     encoder = backbone.encoder()
-    batch = encoder.prompts([clips()[0], plane_clip("b", num_views=1)]) if left else encoder(clips())
+    batch = (
+        encoder.prompts([clips()[0], plane_clip("b", num_views=1)]) if left else encoder(clips())
+    )
     assert batch.reserved is not None
     mask = attention_mask(batch, torch.float32, training=True)[:, 0] == 0
     for b, name in enumerate(batch.clip_ids):

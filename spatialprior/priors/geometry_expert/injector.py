@@ -5,16 +5,19 @@ G²VLM-style, re-implementation of arXiv 2511.21688; not verified against the of
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spatialprior.core.backbone import Backbone, Twin
 from spatialprior.core.batch import ClipBatch
 from spatialprior.core.cache import cache_root
+from spatialprior.core.clip import MultiViewClip
 from spatialprior.core.injector import ExportMode, Needs, PriorInjector
 from spatialprior.core.reserve import Reserve, ReservedTokens
 from spatialprior.core.sites import FINAL_HIDDEN, RESERVED_TOKENS, Site, Taps
@@ -34,6 +37,7 @@ from spatialprior.priors.geometry_expert.expert import (
 )
 from spatialprior.priors.geometry_expert.heads.geometry_heads import GeometryHeads
 from spatialprior.priors.geometry_expert.lora import LoraLayerExpert
+from spatialprior.priors.geometry_expert.readout import Readout, read_out, view_grids
 from spatialprior.priors.geometry_expert.targets import SceneTruth, scene_truth
 
 _GEOMETRY = ("depth", "intrinsics", "world_to_cam")
@@ -48,13 +52,13 @@ class GeometryTokens:
         reserved: Where they are.
         features: ``T C`` of the encoder, in the order of the site; ``None`` while the encoder trains.
         pixels: The fitted views then, ``3 H W`` each.
-        truths: Of each clip; ``None`` where it has no geometry, or nothing is scored.
+        truths: Clip of the batch -> its true geometry, where that is known and scored.
     """
 
     reserved: ReservedTokens
     features: Tensor | None
     pixels: list[Tensor]
-    truths: list[SceneTruth | None]
+    truths: dict[int, SceneTruth]
 
 
 class GeometryExpert(PriorInjector):
@@ -173,20 +177,24 @@ class GeometryExpert(PriorInjector):
         if self.config.train_encoder:
             pixels = [self._fitted(view, device) for clip in batch.clips for view in clip.images]
         else:
-            maps = [
-                values.flatten(1).T
+            tokens = [
+                maps.flatten(2).transpose(1, 2).flatten(0, 1).to(device, torch.float32)
                 for clip in batch.clips
-                for view in self._maps(clip.images, clip.frame_ids)
-                for values in view
+                for maps in self._maps(clip)
             ]
-            empty = torch.zeros(0, self.encoder.channels, device=device)
-            features = torch.cat([empty, *(tokens.to(device).float() for tokens in maps)])
-        truths = [self._truth(batch, b) if self.scored else None for b in range(len(batch.clips))]
+            features = torch.cat([torch.zeros(0, self.encoder.channels, device=device), *tokens])
+        truths = {}
+        for b, clip in enumerate(batch.clips):
+            if self.scored and clip.has_geometry and clip.num_views:
+                sizes = [(self.patch * r, self.patch * c) for r, c in view_grids(reserved, b)]
+                boxes = [self.encoder.patch_grid.box(size) for size in clip.image_sizes]
+                truths[b] = scene_truth(clip, sizes, boxes, device)
         return GeometryTokens(reserved, features, pixels, truths)
 
-    def _maps(self, images: Tensor | tuple[Tensor, ...], ids: tuple[int, ...]) -> list[Tensor]:
+    def _maps(self, clip: MultiViewClip) -> list[Tensor]:
         """``V C h w`` of views of one size, or ``1 C h w`` each."""
-        if not len(images):
+        images, ids = clip.images, clip.frame_ids
+        if not clip.num_views:
             return []
         if isinstance(images, Tensor):
             return [self._features(images, ids).values]
@@ -197,128 +205,92 @@ class GeometryExpert(PriorInjector):
 
     def _fitted(self, view: Tensor, device: torch.device) -> Tensor:
         settings = self.encoder.config
-        pixels, _ = fit_frames(
-            view[None].to(device), settings.size, settings.fit, self.encoder.multiple
-        )
-        return pixels[0]
-
-    def _truth(self, batch: ClipBatch, b: int) -> SceneTruth | None:
-        clip, reserved = batch.clips[b], batch.reserved
-        assert reserved is not None
-        if not clip.has_geometry or not clip.num_views:
-            return None
-        sizes = [(self.patch * r, self.patch * c) for r, c in self._grids(reserved, b)]
-        boxes = [cast("Any", tuple(box)) for box in reserved.token_map.box[b].tolist()]
-        return scene_truth(clip, sizes, boxes[: len(sizes)], reserved.patches.device)
-
-    @staticmethod
-    def _grids(reserved: ReservedTokens, b: int) -> list[tuple[int, int]]:
-        return [(rows, cols) for rows, cols in reserved.token_map.grid[b].tolist() if rows]
+        size = settings.size[0], settings.size[1]
+        return fit_frames(view[None].to(device), size, settings.fit, self.patch)[0][0]
 
     def edit(self, site: Site, tokens: Tensor, context: GeometryTokens) -> Tensor:
         features = context.features
         if features is None:
-            maps = [
-                self.encoder.encode_pixels(self.vision, view[None], [0]) for view in context.pixels
-            ]
-            features = torch.cat(
-                [tokens[:0, :0].new_zeros(0, self.encoder.channels)]
-                + [values[0].flatten(1).T for values in maps]
-            )
+            features = self._trained_features(context.pixels, tokens)
         own = self.projector(features.to(self.projector.weight.dtype))
-        return nn.functional.pad(own, (0, tokens.shape[-1] - self.width)).to(tokens.dtype)
+        return F.pad(own, (0, tokens.shape[-1] - self.width)).to(tokens.dtype)
+
+    def _trained_features(self, pixels: list[Tensor], like: Tensor) -> Tensor:
+        """``T C``: the views through the encoder, those of one size together, in their own order."""
+        groups: dict[torch.Size, list[int]] = defaultdict(list)
+        for place, view in enumerate(pixels):
+            groups[view.shape].append(place)
+        found: dict[int, Tensor] = {}
+        for places in groups.values():
+            chosen = torch.stack([pixels[place] for place in places])
+            maps = self.encoder.encode_pixels(self.vision, chosen, [0] * len(places))
+            found |= dict(zip(places, maps.flatten(2).transpose(1, 2), strict=True))
+        nothing = like.new_zeros(0, self.encoder.channels)
+        return torch.cat([nothing, *(found[place] for place in range(len(pixels)))])
 
     # --- what comes out -------------------------------------------------------------------
 
     def counts(self, context: GeometryTokens) -> dict[str, float]:
-        counts = dict.fromkeys(self._terms(), 0.0) if self.scored else {}
-        for truth in context.truths:
-            if truth is not None:
-                for name, count in scene_counts(
-                    truth.valid, self.config.loss, **self._has()
-                ).items():
-                    counts[name] += count
+        if not self.scored:
+            return {}
+        counts = dict.fromkeys(self._counts([]), 0.0)
+        for truth in context.truths.values():
+            for name, count in self._counts(truth.valid).items():
+                counts[name] += count
         return counts
+
+    def _counts(self, valid: list[Tensor]) -> dict[str, float]:
+        heads = self.config.heads
+        same = len({mask.shape for mask in valid}) <= 1
+        counts = scene_counts(
+            valid,
+            self.config.loss,
+            points_global=heads.global_points,
+            confidence=heads.confidence,
+        )
+        return counts if same else counts | ({"global_points": 0.0} if heads.global_points else {})
 
     def losses(self, taps: Taps, context: GeometryTokens) -> list[LossTerm]:
         if not self.scored:
             return []
         hidden = taps[FINAL_HIDDEN]
-        nothing = 0 * hidden.sum().float()
-        nothing = nothing + sum(0 * p.sum().float() for p in self.parameters() if p.requires_grad)
-        sums = dict.fromkeys(self._terms(), nothing)
+        # What no clip of this batch reaches still takes part, for processes in step with each other.
+        nothing = hidden.flatten(0, 1)[:0].sum().float()
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                nothing = nothing + parameter.flatten()[:0].sum().float()
         counts = self.counts(context)
-        for b, truth in enumerate(context.truths):
-            if truth is None:
-                continue
-            points, poses, extra = self._decoded(hidden, context.reserved, b, training=True)
-            found = scene_losses(
-                points,
-                poses,
+        sums = dict.fromkeys(counts, nothing)
+        found = self._read(hidden, context, list(context.truths), with_global=True)
+        for b, truth in context.truths.items():
+            out = found[b]
+            losses = scene_losses(
+                out.points_cam,
+                out.cam_to_world,
                 truth.points_cam,
                 truth.valid,
                 truth.cam_to_world,
                 self.config.loss,
-                points_global=extra.get("global_points"),
-                confidence_logits=extra.get("confidence"),
+                points_global=out.points_global,
+                confidence_logits=out.confidence_logits,
             )
-            for name, (total, _) in found.items():
+            for name, (total, _) in losses.items():
                 sums[name] = sums[name] + total
         weights = self.config.loss.weights()
         return [LossTerm(name, sums[name], counts[name], weights[name]) for name in sums]
 
-    def _has(self) -> dict[str, bool]:
-        heads = self.config.heads
-        return {"points_global": heads.global_points, "confidence": heads.confidence}
-
-    def _terms(self) -> list[str]:
-        """Names of the loss terms."""
-        return list(
-            scene_counts([torch.zeros(1, 1, dtype=torch.bool)], self.config.loss, **self._has())
-        )
-
-    def _decoded(
-        self, hidden: Tensor, reserved: ReservedTokens, b: int, *, training: bool
-    ) -> tuple[list[Tensor], Tensor, dict[str, list[Tensor]]]:
-        """Point maps, cameras and what further heads say of the views of clip ``b``."""
-        layout, width = reserved.token_map, self.width
-        grids = self._grids(reserved, b)
-        views = [
-            hidden[b, layout.index[b, v, : rows * cols], :width]
-            for v, (rows, cols) in enumerate(grids)
-        ]
-        points: list[Tensor] = [hidden] * len(views)
-        poses: list[Tensor] = [hidden] * len(views)
-        extra: dict[str, list[Tensor]] = {}
-        for grid in dict.fromkeys(grids):
-            same = [v for v, own in enumerate(grids) if own == grid]
-            tokens = torch.stack([views[v] for v in same])
-            outputs = {"points": self.heads.points(tokens, grid)}
-            outputs["poses"] = self.heads.camera(tokens, grid)
-            if self.heads.global_points is not None and training and grid == grids[0]:
-                first = views[0].expand_as(tokens)
-                outputs["global_points"] = self.heads.global_points(tokens, first, grid)
-            if self.heads.confidence is not None:
-                outputs["confidence"] = self.heads.confidence(tokens, grid)
-            for place, v in enumerate(same):
-                points[v], poses[v] = outputs["points"][place], outputs["poses"][place]
-                for name in ("global_points", "confidence"):
-                    if name in outputs:
-                        extra.setdefault(name, []).append(outputs[name][place])
-        return points, torch.stack(poses), extra
-
     def predict(self, taps: Taps, context: GeometryTokens) -> list[ScenePrediction] | None:
-        if FINAL_HIDDEN not in taps:
+        hidden = taps.get(FINAL_HIDDEN)
+        if hidden is None:
             return None
-        scenes = []
-        for b in range(len(context.truths)):
-            if not self._grids(context.reserved, b):
-                scenes.append(ScenePrediction((), taps[FINAL_HIDDEN].new_zeros(0, 4, 4)))
-                continue
-            points, poses, extra = self._decoded(
-                taps[FINAL_HIDDEN], context.reserved, b, training=False
-            )
-            sure = extra.get("confidence")
-            confidence = tuple(logits.sigmoid() for logits in sure) if sure else None
-            scenes.append(ScenePrediction(tuple(points), poses, confidence))
-        return scenes
+        clips = range(len(context.reserved.view))
+        seen = [b for b in clips if view_grids(context.reserved, b)]
+        found = self._read(hidden, context, seen, with_global=False)
+        nothing = ScenePrediction((), hidden.new_zeros(0, 4, 4))
+        return [found[b].prediction() if b in found else nothing for b in clips]
+
+    def _read(
+        self, hidden: Tensor, context: GeometryTokens, clips: list[int], *, with_global: bool
+    ) -> dict[int, Readout]:
+        own = hidden[..., : self.width]
+        return read_out(self.heads, own, context.reserved, clips, with_global=with_global)

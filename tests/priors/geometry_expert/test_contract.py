@@ -28,7 +28,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Lora": {"stage": "vg_ce", "expert": {"form": "lora", "rank": 4, "alpha": 8}},
     "OwnEncoder": {"stage": "vg_ce", "train_encoder": True},
     "FramesInOrder": {"attention": "frame_causal", "positions": "sequential"},
-    "Confident": {"stage": "vg_ce", "attention": "frame", "heads": {**NANO["heads"], "confidence": True}},
+    "Confident": {
+        "stage": "vg_ce",
+        "attention": "frame",
+        "heads": {**NANO["heads"], "confidence": True},
+    },
     "LocalOnly": {"loss": {"global_points": 0, "normals": 0}},
 }
 FAMILIES = {
