@@ -39,13 +39,19 @@ def check_one_reserves(needs: Mapping[str, Needs]) -> str | None:
     """The prior that reserves tokens, if any does.
 
     Raises:
-        ValueError: Two do, and a token can take one path only.
+        ValueError: Two do, and a token can take one path only; or none does, and a prior wants to read them.
     """
     reserving = [name for name, wanted in needs.items() if wanted.reserve is not None]
     if len(reserving) > 1:
         raise ValueError(
             f"priors {' and '.join(map(repr, reserving))} both send tokens of their own through the decoder, and "
             "a decoder has one other path; leave one out (prior=[...])"
+        )
+    readers = [name for name, wanted in needs.items() if wanted.reads_reserved]
+    if readers and not reserving:
+        raise ValueError(
+            f"prior {readers[0]!r} reads tokens that another prior reserves, and none does; add one "
+            "(prior=[geometry_expert,...]) or let it read the visual tokens"
         )
     return reserving[0] if reserving else None
 

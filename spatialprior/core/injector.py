@@ -48,6 +48,7 @@ class Needs:
             replace (:attr:`~spatialprior.core.batch.ClipBatch.echo`).
         reserve: Tokens of its own in front of the visual ones, which take the prior's path through the decoder
             (:meth:`~spatialprior.core.backbone.Backbone.route`). One prior a model may have this.
+        reads_reserved: The prior reads the reserved tokens of another one.
         frozen_backbone: Train none of the backbone's weights.
     """
 
@@ -56,6 +57,7 @@ class Needs:
     clip_fields: tuple[str, ...] = field(default=())
     echo: bool = False
     reserve: Reserve | None = None
+    reads_reserved: bool = False
     frozen_backbone: bool = False
 
 

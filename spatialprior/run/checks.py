@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from spatialprior.core.injector import MissingClipFieldError, Needs
-from spatialprior.model import check_prior_names
+from spatialprior.model import check_one_reserves, check_prior_names
 from spatialprior.registry import DATASETS
 from spatialprior.run.arms import CONTROL, arms_of, inference_arms_of, trainings_of
 from spatialprior.run.errors import RunError
@@ -58,7 +58,13 @@ def _check_training(each: Training, processes: int) -> None:
             f"{each.path}trainer.clips_per_step={clips} does not divide among {processes} processes; "
             "start another number of them, or set a multiple"
         )
-    needs_geometry = {name for name, prior in each.priors.items() if _needs(prior).clip_fields}
+    needs = {}
+    for name, prior in each.priors.items():
+        with _told_as(f"{each.path}priors.{name}"):
+            needs[name] = _needs(prior)
+    with _told_as(f"{each.path}prior"):
+        check_one_reserves(needs)
+    needs_geometry = {name for name, wanted in needs.items() if wanted.clip_fields}
     needs_geometry |= {"vqa"} if each.vqa else set()
     if needs_geometry and not each.data.cls.has_geometry:
         raise MissingClipFieldError(

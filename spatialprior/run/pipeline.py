@@ -24,6 +24,7 @@ from spatialprior.diagnostics.probe import probe
 from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
 from spatialprior.eval.evaluator import evaluate, load_exported
+from spatialprior.eval.geometry.evaluator import evaluate_geometry
 from spatialprior.export import export_model, verify_manifest
 from spatialprior.export.handover import settings_at, take_over
 from spatialprior.export.kept import plain_settings
@@ -48,8 +49,8 @@ from spatialprior.train.trainer import Trainer
 
 _REDONE = {
     "probe": ("probe", "trace"),
-    "eval": ("eval",),
-    "export": ("export", "probe", "trace", "eval"),
+    "eval": ("eval", "geometry"),
+    "export": ("export", "probe", "trace", "eval", "geometry"),
 }
 """Mode -> stages that it does again on a finished run."""
 
@@ -106,6 +107,8 @@ class Pipeline:
         for each in trainings_of(self.arms):
             self.stages.run(f"train/{each.name}", partial(self._train, each), together=True)
             self.stages.run(f"export/{each.name}", partial(self._export, each))
+            if self._predicts(each):
+                self.stages.run(f"geometry/{each.title}", partial(self._geometry, each))
             if not each.phase:
                 self._look(each.name, each.export)
         if self.config.eval is not None:
@@ -229,6 +232,22 @@ class Pipeline:
             changes={prior: c.settings for prior, c in (changed or {}).items()},
         )
         return {"tasks": result.to_dict(), "replies": result.replies, "settings": result.settings}
+
+    def _predicts(self, each: Training) -> bool:
+        """Whether what a training exports says something of geometry, and that is to be scored."""
+        able = any(prior.cls.prediction_settings is not None for prior in each.priors.values())
+        return able and self.config.geometry.clips > 0 and self.config.data.cls.has_geometry
+
+    def _geometry(self, each: Training) -> dict[str, Any] | None:
+        settings = self.config.geometry
+        clips = _first(self._split(settings.split), settings.clips)
+        return evaluate_geometry(
+            each.export,
+            tqdm(clips, desc=f"geometry {each.title}", unit="clip", leave=False),
+            settings,
+            device=self.accelerator.device,
+            picture=self.folder / "pictures" / f"geometry_{each.title}.npz",
+        )
 
     # --- parts ----------------------------------------------------------------------------
 
@@ -358,6 +377,11 @@ class Pipeline:
             "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
             "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
             **comparisons(scores, set(self.inference_arms)),
+            "geometry": {
+                each.title: self._result(f"geometry/{each.title}")
+                for each in trainings_of(self.arms)
+                if self._predicts(each)
+            },
             "export": self._result(f"export/{MAIN}"),
             "replies": scores.get(MAIN, {}).get("replies", []),
             "config": config.to_dict(),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from spatialprior.diagnostics.config import ProbeConfig
 from spatialprior.diagnostics.correspondence.config import CorrespondenceConfig
+from spatialprior.eval.geometry.config import GeometryEvalConfig
 from spatialprior.plan.config import PlanConfig
 from spatialprior.train.config import ScaleConfig, TrainerConfig
 
@@ -102,7 +103,7 @@ class RunSettings:
         inference_arms: Further scorings of the trained recipe, in the same form.
         phases: Trainings before the recipe's own, in order: name -> what they change of it
             (:class:`~spatialprior.run.phases.PhaseChanges`).
-        trainer, scale, probe, vqa, wandb, plan, correspondence: Sections; see their classes.
+        trainer, scale, probe, vqa, wandb, plan, correspondence, geometry: Sections; see their classes.
     """
 
     recipe: str
@@ -123,6 +124,7 @@ class RunSettings:
     wandb: WandbConfig = field(default_factory=WandbConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     correspondence: CorrespondenceRun = field(default_factory=CorrespondenceRun)
+    geometry: GeometryEvalConfig = field(default_factory=GeometryEvalConfig)
 
     def __post_init__(self) -> None:
         if not self.output_root.strip():

@@ -7,7 +7,7 @@ are marked so in ``recipes/prior/gasp.yaml``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Gasp(PriorInjector):
             initialization: ``svd`` of the layer's query projection, or ``random``.
             negatives: ``target_frame``, or ``all_other_frames`` (every frame but the anchor's).
             corr_weight, depth_weight: Factors of the two losses in the total.
+            tokens: What the losses are on: the views' ``visual`` tokens, the ``reserved`` tokens of another prior
+                (a geometry expert's), or ``both``.
             anchors: Sides of the anchor grids.
             max_anchors: At most this many visible anchors a frame pair and step; 0 keeps all.
             pairs: ``all`` ordered frame pairs, or ``anchor`` (first frame with each other).
@@ -59,6 +61,7 @@ class Gasp(PriorInjector):
         temperature: float = 0.07
         initialization: str = "svd"
         negatives: str = "target_frame"
+        tokens: str = "visual"
         corr_weight: float = 1.0
         depth_weight: float = 1.0
         anchors: list[int] = field(default_factory=lambda: [8, 24])
@@ -74,6 +77,7 @@ class Gasp(PriorInjector):
             _one_of("initialization", self.initialization, ("svd", "random"))
             _one_of("negatives", self.negatives, ("target_frame", "all_other_frames"))
             _one_of("pairs", self.pairs, ("all", "anchor"))
+            _one_of("tokens", self.tokens, ("visual", "reserved", "both"))
             if self.temperature <= 0:
                 raise ValueError(f"gasp: temperature={self.temperature} must be positive")
             if not self.anchors or min(self.anchors) < 1:
@@ -86,6 +90,7 @@ class Gasp(PriorInjector):
         return Needs(
             taps=tuple(residual_out(layer) for layer in layers),
             clip_fields=("depth", "depth_valid", "intrinsics", "world_to_cam"),
+            reads_reserved=self.config.tokens != "visual",
         )
 
     def attach(self, backbone: Backbone) -> None:
@@ -103,29 +108,38 @@ class Gasp(PriorInjector):
             }
         )
 
-    def prepare(self, batch: ClipBatch) -> MatchTargets | None:
+    def prepare(self, batch: ClipBatch) -> list[MatchTargets]:
+        """Matches among the tokens of each kind, where there are any."""
         config = self.config
-        return match_targets(
-            batch,
-            grids=list(config.anchors),
-            pairs=config.pairs,
-            max_anchors=config.max_anchors,
-            tolerance=Tolerance(config.tolerance_abs, config.tolerance_rel),
-        )
+        layouts = [batch.token_map] if config.tokens != "reserved" else []
+        if config.tokens != "visual":
+            assert batch.reserved is not None, "encoded without reserved tokens"
+            layouts.append(batch.reserved.token_map)
+        found = [
+            match_targets(
+                replace(batch, token_map=layout),
+                grids=list(config.anchors),
+                pairs=config.pairs,
+                max_anchors=config.max_anchors,
+                tolerance=Tolerance(config.tolerance_abs, config.tolerance_rel),
+            )
+            for layout in layouts
+            if layout.num_views
+        ]
+        return [targets for targets in found if targets is not None and targets.num_valid]
 
-    def counts(self, context: MatchTargets | None) -> dict[str, float]:
+    def counts(self, context: list[MatchTargets]) -> dict[str, float]:
         """Each visible anchor counts once a layer, so the weights do not depend on the number of layers."""
-        corr = 0 if context is None else context.num_valid
-        counts = {"corr": float(corr * len(self.layers))}
+        counts = {"corr": float(sum(t.num_valid for t in context) * len(self.layers))}
         if self.config.depth_weight:
-            depth = 0 if context is None else int(context.depth_scored.sum())
-            counts["depth"] = float(depth * len(self.layers))
+            scored = sum(int(t.depth_scored.sum()) for t in context)
+            counts["depth"] = float(scored * len(self.layers))
         return counts
 
-    def losses(self, taps: Taps, context: MatchTargets | None) -> list[LossTerm]:
+    def losses(self, taps: Taps, context: list[MatchTargets]) -> list[LossTerm]:
         config = self.config
         counts = self.counts(context)
-        if context is None or context.num_valid == 0:
+        if not context:
             # The sum of nothing: zero and connected, whatever the values (0 * inf would be NaN). Each head is
             # called all the same, since sharding gathers weights, in step with other processes, as it is.
             nothing = [taps[residual_out(layer)].flatten(0, 1)[:0] for layer in self.layers]
@@ -136,7 +150,8 @@ class Gasp(PriorInjector):
             # Similarities over a small temperature need the full precision of float32.
             device = taps[residual_out(self.layers[0])].device.type
             with torch.autocast(device, enabled=False):
-                corr, depth = self._sums(taps, context)
+                sums = [self._sums(taps, targets) for targets in context]
+            corr, depth = (torch.stack(parts).sum() for parts in zip(*sums, strict=True))
         terms = [LossTerm("corr", corr, counts["corr"], config.corr_weight)]
         if config.depth_weight:
             terms.append(LossTerm("depth", depth, counts["depth"], config.depth_weight))

@@ -97,36 +97,36 @@ def test_head_learning_rate_is_a_multiple():
 
 def test_anchor_grids_and_pairs():
     batch = BACKBONE.encoder()([plane_clip("a", num_views=3), plane_clip("b", num_views=2)])
-    context = attached(anchors=[2, 5]).prepare(batch)
+    context = attached(anchors=[2, 5]).prepare(batch)[0]
     assert context.valid.shape == (6 + 2, 4 + 25)
     assert context.clip.tolist() == [0] * 6 + [1] * 2
     pairs = list(zip(context.view_a.tolist(), context.view_b.tolist(), strict=True))
     assert sorted(pairs[:6]) == [(a, b) for a in range(3) for b in range(3) if a != b]
-    context = attached(anchors=[4], pairs="anchor").prepare(batch)
+    context = attached(anchors=[4], pairs="anchor").prepare(batch)[0]
     pairs = list(zip(context.view_a.tolist(), context.view_b.tolist(), strict=True))
     assert pairs == [(0, 1), (0, 2), (0, 1)]
 
 
 def test_max_anchors_draws_visible_ones_afresh():
     batch = BACKBONE.encoder()([plane_clip("a", num_views=3)])
-    every = attached(anchors=[8]).prepare(batch)
+    every = attached(anchors=[8]).prepare(batch)[0]
     fewest = int(every.valid.sum(1).min())
     assert 10 < fewest < 64  # some are out of view, so the draw has something to avoid
     prior = attached(anchors=[8], max_anchors=10)
-    first, second = prior.prepare(batch), prior.prepare(replace(batch, step=1))
+    first, second = prior.prepare(batch)[0], prior.prepare(replace(batch, step=1))[0]
     for drawn in (first, second):
         assert drawn.valid.shape == (6, 10)
         assert drawn.valid.float().mean() > 0.5 + 0.5 * every.valid.float().mean()
     assert not torch.equal(first.cells_a, second.cells_a)
-    assert torch.equal(prior.prepare(batch).cells_a, first.cells_a)
+    assert torch.equal(prior.prepare(batch)[0].cells_a, first.cells_a)
 
 
 def test_drawn_anchors_do_not_depend_on_what_else_is_in_the_batch():
     encoder, prior = BACKBONE.encoder(), attached(anchors=[8, 24], max_anchors=10)
     a, b = plane_clip("a", num_views=2), plane_clip("b", num_views=2)
-    both = prior.prepare(encoder([a, b]))
+    both = prior.prepare(encoder([a, b]))[0]
     for k, clip in enumerate((a, b)):
-        alone = prior.prepare(encoder([clip]))
+        alone = prior.prepare(encoder([clip]))[0]
         assert torch.equal(both.cells_a[both.clip == k], alone.cells_a)
 
 
@@ -134,7 +134,7 @@ def test_targets_find_the_same_surface_point():
     """Through the token map and back: both addresses of a match show one point of the plane."""
     clip = plane_clip("a", num_views=3)
     batch = BACKBONE.encoder()([clip])
-    context = attached(anchors=[4]).prepare(batch)
+    context = attached(anchors=[4]).prepare(batch)[0]
     centers = batch.token_map.centers()[0, 0]
 
     def lift(cells, weights, view):

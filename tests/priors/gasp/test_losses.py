@@ -255,18 +255,18 @@ def test_nothing_to_score_is_an_exact_connected_zero(case):
 
 def test_matches_without_any_token_depth_score_correspondence_alone():
     batch, prior = make_batch(), make_prior()
-    context = prior.prepare(batch)
+    (context,) = prior.prepare(batch)
     context = dataclasses.replace(
         context, token_depth_valid=torch.zeros_like(context.token_depth_valid)
     )
-    corr, depth = prior.losses(make_taps(batch), context)
+    corr, depth = prior.losses(make_taps(batch), [context])
     assert corr.count > 0 and corr.sum > 0
     assert depth.count == 0 and depth.sum.item() == 0.0
 
 
 def saved_sizes(**config):
     batch, prior = make_batch(), make_prior(anchors=[9], **config)
-    taps, context = make_taps(batch), prior.prepare(batch)
+    taps, (context,) = make_taps(batch), prior.prepare(batch)
     sizes = []
 
     def pack(tensor):
@@ -274,7 +274,7 @@ def saved_sizes(**config):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        prior.losses(taps, context)
+        prior.losses(taps, [context])
     layout: TokenMap = context.layout
     return max(sizes), len(context.clip), context.valid.shape[1] * layout.index.shape[-1]
 
