@@ -25,7 +25,8 @@ class ClipSampling:
     Attributes:
         min_frames: Fewest frames of a clip.
         max_frames: Most frames of a clip; the number is uniform between the two.
-        window: R: frames come from ``[t - R, t + R]`` around the anchor's time index t.
+        window: R: frames come from ``[t - R, t + R]`` around the anchor's time index t. Sequences that differ in
+            how close their frames are may have one each (in their order).
         order: ``time`` sorts the views; ``anchor_first`` puts the anchor in front, the rest sorted.
         on_bad: ``skip`` draws another frame in place of an unreadable one, names and counts it;
             ``fail`` raises.
@@ -33,7 +34,7 @@ class ClipSampling:
 
     min_frames: int = 8
     max_frames: int = 24
-    window: int = 48
+    window: int | tuple[int, ...] = 48
     order: Literal["time", "anchor_first"] = "time"
     on_bad: Literal["skip", "fail"] = "skip"
 
@@ -73,14 +74,17 @@ class ClipSampler:
         self.bad_frames: dict[str, str] = {}
         self._seed = seed
         self._sequences = tuple(sequences)
+        window = sampling.window
+        count = len(self._sequences)
+        self._windows = [window] * count if isinstance(window, int) else list(window)
         # Anchors are the frames whose window is rich enough, so that a draw rarely has to be repeated.
         self._anchors = [
-            (s, i) for s, seq in enumerate(self._sequences) for i in self._possible_anchors(seq)
+            (s, i) for s in range(len(self._sequences)) for i in self._possible_anchors(s)
         ]
         if not self._anchors:
             some = [f"{seq.sequence_id} ({len(seq)} frames)" for seq in self._sequences[:3]]
             raise ValueError(
-                f"no {sampling.min_frames} frames within a window of +-{sampling.window} in "
+                f"no {sampling.min_frames} frames within a window of +-{self._windows[0]} in "
                 f"{', '.join(some) or 'no sequence'}; lower min_frames or widen window"
             )
 
@@ -101,7 +105,7 @@ class ClipSampler:
         for _ in range(_MAX_ATTEMPTS):
             s, anchor = self._anchors[int(rng.integers(len(self._anchors)))]
             count = int(rng.integers(self.sampling.min_frames, self.sampling.max_frames + 1))
-            frames = self._read(self._sequences[s], anchor, count, rng)
+            frames = self._read(s, anchor, count, rng)
             if len(frames) >= self.sampling.min_frames:
                 sequence = self._sequences[s]
                 return _stack(
@@ -113,18 +117,19 @@ class ClipSampler:
             f"(first {path}: {reason}); mend the files, or use on_bad=fail to stop at the first"
         )
 
-    def _possible_anchors(self, sequence: Sequence) -> list[int]:
-        ids = np.asarray(sequence.frame_ids, dtype=np.int64)
-        low = np.searchsorted(ids, ids - self.sampling.window, side="left")
-        high = np.searchsorted(ids, ids + self.sampling.window, side="right")
+    def _possible_anchors(self, s: int) -> list[int]:
+        ids = np.asarray(self._sequences[s].frame_ids, dtype=np.int64)
+        low = np.searchsorted(ids, ids - self._windows[s], side="left")
+        high = np.searchsorted(ids, ids + self._windows[s], side="right")
         return np.flatnonzero(high - low >= self.sampling.min_frames).tolist()
 
     def _read(
-        self, sequence: Sequence, anchor: int, count: int, rng: np.random.Generator
+        self, s: int, anchor: int, count: int, rng: np.random.Generator
     ) -> list[tuple[int, Frame]]:
         """The anchor and up to ``count - 1`` others, in drawing order; empty when the anchor is bad."""
+        sequence = self._sequences[s]
         ids = np.asarray(sequence.frame_ids, dtype=np.int64)
-        near = np.flatnonzero(np.abs(ids - ids[anchor]) <= self.sampling.window)
+        near = np.flatnonzero(np.abs(ids - ids[anchor]) <= self._windows[s])
         others = rng.permutation(near[near != anchor]).tolist()
         frames: list[tuple[int, Frame]] = []
         for i in [anchor, *others]:

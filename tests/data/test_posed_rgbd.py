@@ -197,11 +197,37 @@ def test_several_recordings_below_the_root(tmp_path: Path) -> None:
     assert [s.sequence_id for s in open_it(tmp_path).sequences] == ["a", "b"]
 
 
+def test_a_recording_can_be_held_out_as_a_whole(tmp_path: Path) -> None:
+    write_open3d(tmp_path / "a")
+    write_hololens(tmp_path / "b")  # another layout, keyframes
+    data = open_it(tmp_path, held_out=["b"])
+    for split, wanted in (("train", {"a/train"}), ("val", {"a/val"}), ("test", {"b/test"})):
+        clips = data.split(split, seed=0)
+        assert {clips.clip(i).source_id for i in range(8)} == wanted
+    whole = data.split("test", seed=0)
+    assert len({i for k in range(40) for i in whole.clip(k).frame_ids}) == len(data.sequences[1])
+    for wrong, message in ((["c"], "c is no recording"), (["a", "b"], "no recording to train")):
+        with pytest.raises(ValueError, match=message):
+            open_it(tmp_path, held_out=wrong)
+
+
+def test_every_recording_keeps_the_window_of_its_layout(tmp_path: Path) -> None:
+    write_open3d(tmp_path / "a")
+    write_hololens(tmp_path / "b")
+    clips = PosedRgbd(PosedRgbd.Config(root=str(tmp_path), parts=(1, 0, 0))).split("train", 0)
+    reach = {"a/train": 0, "b/train": 0}
+    for index in range(60):
+        clip = clips.clip(index)
+        ids = clip.frame_ids
+        reach[clip.source_id] = max(reach[clip.source_id], max(ids) - min(ids))
+    assert reach["b/train"] <= 2 * 4 < reach["a/train"]
+
+
 def test_layouts_know_their_window(tmp_path: Path) -> None:
     write_hololens(tmp_path / "walk")
     write_open3d(tmp_path / "scan")
-    assert open_it(tmp_path / "walk", window=None).split("train", 0).sampling.window == 4
-    assert open_it(tmp_path / "scan", window=None).split("train", 0).sampling.window == 48
+    assert open_it(tmp_path / "walk", window=None).split("train", 0).sampling.window == (4,)
+    assert open_it(tmp_path / "scan", window=None).split("train", 0).sampling.window == (48,)
 
 
 # --- what can go wrong ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -35,10 +35,12 @@ class PosedRgbd:
             root: Folder of a recording, or of several.
             layout: ``auto``, or one of ``seven_scenes``, ``tum``, ``open3d_log``, ``hololens``.
             min_frames, max_frames: Views of a clip, uniform between the two.
-            window: R, time-index units either side of the anchor; ``None`` takes the layout's own (48 for
-                video, 4 for keyframes).
+            window: R, time-index units either side of the anchor; ``None`` takes that of each recording's layout
+                (48 for video, 4 for keyframes).
             order: Order of the views in a clip (see :class:`ClipSampling`).
             parts: Shares of each recording for train, val and test.
+            held_out: Recordings, by the names of their folders, that are for testing as a whole; of the others
+                nothing is then tested.
             gap: Share of the recording left out between two parts.
             max_side: Longest side of the images handed out, pixels; ``None`` keeps the recorded size.
             size_multiple: Both sides become multiples of this.
@@ -60,6 +62,7 @@ class PosedRgbd:
         order: Literal["time", "anchor_first"] = "time"
         parts: tuple[float, float, float] = (0.7, 0.1, 0.2)
         gap: float = 0.03
+        held_out: list[str] = field(default_factory=list)
         max_side: int | None = 128
         size_multiple: int = 8
         intrinsics: tuple[float, float, float, float] | None = None
@@ -92,6 +95,7 @@ class PosedRgbd:
             )
             for sequence in read_sequences(Path(config.root).expanduser(), config.layout)
         ]
+        self._check_held_out()
 
     def split(self, name: Split, seed: int) -> ClipSampler:
         """Clips from the named part of every recording.
@@ -102,19 +106,15 @@ class PosedRgbd:
         if name not in _SPLITS:
             raise ValueError(f"split {name!r}: there are {', '.join(_SPLITS)}")
         config = self.config
-        windows = (
-            {s.default_window for s in self.sequences} if config.window is None else {config.window}
-        )
+        sequences = self._of_split(name)
         sampling = ClipSampling(
             min_frames=config.min_frames,
             max_frames=config.max_frames,
-            window=min(windows),
+            window=tuple(config.window or s.default_window for s in sequences),
             order=config.order,
             on_bad=config.on_bad,
         )
-        return ClipSampler(
-            [self._part(sequence, name) for sequence in self.sequences], sampling, seed
-        )
+        return ClipSampler([self._part(sequence, name) for sequence in sequences], sampling, seed)
 
     def check(self) -> dict[str, str]:
         """Read every frame once: bad file -> reason. For users who want to know before they train."""
@@ -127,7 +127,29 @@ class PosedRgbd:
                     bad[error.path] = error.reason
         return bad
 
+    def _of_split(self, name: Split) -> list[RecordedSequence]:
+        """The recordings that a split takes clips from."""
+        held_out = set(self.config.held_out)
+        if name == "test" and held_out:
+            return [s for s in self.sequences if s.sequence_id in held_out]
+        return [s for s in self.sequences if s.sequence_id not in held_out]
+
+    def _check_held_out(self) -> None:
+        known = [s.sequence_id for s in self.sequences]
+        for name in self.config.held_out:
+            if name not in known:
+                raise ValueError(
+                    f"data.held_out={list(self.config.held_out)}: {name} is no recording in "
+                    f"{self.config.root}; it has {', '.join(known)}"
+                )
+        if self.config.held_out and set(known) <= set(self.config.held_out):
+            raise ValueError(
+                f"data.held_out={list(self.config.held_out)} leaves no recording to train on"
+            )
+
     def _part(self, sequence: RecordedSequence, name: Split) -> SequencePart:
+        if sequence.sequence_id in self.config.held_out:
+            return SequencePart(sequence, range(len(sequence)), name)
         length, which = len(sequence), _SPLITS.index(name)
         start = sum(self.config.parts[:which])
         # The gap is taken from the start of every part but the first.
