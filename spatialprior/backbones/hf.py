@@ -269,6 +269,19 @@ class HFBackbone(Backbone):
             self._router.remove()
         self._router = None
 
+    @contextmanager
+    def other_route(self) -> Iterator[None]:
+        kept, reserve = self._router, self.reserve
+        self.unroute()
+        self.reserve = None
+        try:
+            yield
+        finally:
+            self.unroute()
+            self._router, self.reserve = kept, reserve
+            if kept is not None:
+                kept.install()
+
     def lora_targets(self, roles: Iterable[str]) -> list[str]:
         """Full names of the decoder's linear maps that play ``roles`` (of ``attention`` and ``mlp``)."""
         return lora.target_names(self.hf, self.decoder_layers, roles)

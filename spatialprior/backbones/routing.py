@@ -101,16 +101,21 @@ class Router:
         norm: tuple[nn.Module, Twin],
     ) -> None:
         self.layers = list(layers)
+        self.parts, self.twins, self.norm = list(parts), list(twins), norm
         self.routed: list[nn.Module] = []
         self.final = State()
+        self.install()
+
+    def install(self) -> None:
+        """Put the twins in place (again)."""
         classes: dict[type[nn.Module], type[nn.Module]] = {}
-        for layer, own, twin in zip(layers, parts, twins, strict=True):
+        for layer, own, twin in zip(self.layers, self.parts, self.twins, strict=True):
             state = State()
-            layer._reserved = state  # type: ignore[assignment]
+            layer._reserved = state
             layer.__class__ = classes.setdefault(type(layer), _knowing(type(layer)))
             for name, part in own.items():
                 self._send(name, part, twin, state)
-        self._send("norm", norm[0], norm[1], self.final)
+        self._send("norm", *self.norm, self.final)
 
     def _send(self, name: str, part: nn.Module, twin: Twin, state: State) -> None:
         part.forward = _RoutedPart(name, part, twin, state)  # type: ignore[method-assign]
@@ -120,6 +125,7 @@ class Router:
         """Every module as it was."""
         for part in self.routed:
             del part.__dict__["forward"]
+        self.routed = []
         for layer in self.layers:
             del layer.__dict__["_reserved"]
             layer.__class__ = type(layer).__mro__[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -155,6 +156,10 @@ class Backbone(nn.Module):
     @abstractmethod
     def unroute(self) -> None:
         """Undo :meth:`route`: the stock modules as they were."""
+
+    @abstractmethod
+    def other_route(self) -> AbstractContextManager[None]:
+        """No path and nothing reserved, or another one's, for a while; afterwards the present one is back."""
 
     @property
     @abstractmethod

@@ -58,13 +58,14 @@ def arm_label(arm: str) -> str:
 
 
 def read_scenes(folder: Path, arms: Iterable[str]) -> dict[str, Scene]:
-    """Arrays of ``geometry_<arm>.npz`` by arm; arms without the file are left out."""
+    """Arrays of ``geometry_<arm>.npz`` by arm, ``images`` as ``V H W 3``; arms without the file are left out."""
     found: dict[str, Scene] = {}
     for arm in arms:
         path = folder / f"geometry_{arm}.npz"
         if path.is_file():
             with np.load(path, allow_pickle=False) as arrays:
                 found[arm] = {name: arrays[name] for name in arrays.files}
+            found[arm]["images"] = found[arm]["images"].transpose(0, 2, 3, 1)
     return found
 
 

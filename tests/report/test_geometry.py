@@ -51,7 +51,9 @@ def report() -> dict[str, Any]:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "pictures").mkdir()
     for seed, arm in enumerate(("geometry", "after")):
-        np.savez(tmp_path / "pictures" / f"geometry_{arm}.npz", **box_room(seed=seed))
+        scene = box_room(seed=seed)
+        scene["images"] = scene["images"].transpose(0, 3, 1, 2)  # as clips hold them
+        np.savez(tmp_path / "pictures" / f"geometry_{arm}.npz", **scene)
     return tmp_path
 
 
