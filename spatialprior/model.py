@@ -44,8 +44,8 @@ def check_one_reserves(needs: Mapping[str, Needs]) -> str | None:
     reserving = [name for name, wanted in needs.items() if wanted.reserve is not None]
     if len(reserving) > 1:
         raise ValueError(
-            f"priors {' and '.join(map(repr, reserving))} both send tokens of their own through the decoder, and "
-            "a decoder has one other path; leave one out (prior=[...])"
+            f"priors {' and '.join(map(repr, reserving))} both send tokens of their own through the decoder, "
+            "and a decoder has one other path; leave one out (prior=[...])"
         )
     readers = [name for name, wanted in needs.items() if wanted.reads_reserved]
     if readers and not reserving:

@@ -38,7 +38,7 @@ FPS = 2.0
 
 @dataclass
 class _Row:
-    """One sequence: token ids, what is expected at each, its branch, and the view it is reserved for (or -1)."""
+    """One sequence: token ids, what is expected at each, its branch, the view it is reserved for (or -1)."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)

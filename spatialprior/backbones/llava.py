@@ -77,7 +77,7 @@ class Llava(HFBackbone):
         return super()._prepared()
 
     def stock_positions(self, batch: ClipBatch) -> Tensor:
-        """``B S``: the place in the sequence, padding not counted; every branch goes on from the prefix's end."""
+        """``B S``: the place in the sequence, padding not counted; every branch goes on from the prefix."""
         positions = place_in_row(batch)
         if batch.branches is None:
             return positions

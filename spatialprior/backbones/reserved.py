@@ -46,8 +46,8 @@ def _coin(clip_id: str, step: int) -> bool:
 def placed(positions: Tensor, reserved: ReservedTokens) -> tuple[Tensor, Tensor]:
     """Rotary positions with the reserved blocks laid out as grids, and how far later tokens moved.
 
-    A view's markers take one position each; its patches those of its grid, on as many axes as there are; what comes
-    behind goes on where the last view ends (G2VLM [C]).
+    A view's markers take one position each; its patches those of its grid, on as many axes as there are; what
+    comes behind goes on where the last view ends (G2VLM [C]).
 
     Args:
         positions: ``3 B S`` or ``B S``, reserved tokens counted one by one like words.

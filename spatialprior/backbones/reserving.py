@@ -24,8 +24,8 @@ def check_alone(clip: MultiViewClip) -> MultiViewClip:
     """
     if is_interleaved(clip):
         raise ValueError(
-            f"clip {clip.clip_id} says in its questions where its views stand, but only a prior's own tokens of "
-            "them go in; train on clips whose questions come behind their views"
+            f"clip {clip.clip_id} says in its questions where its views stand, but only a prior's own tokens "
+            "of them go in; train on clips whose questions come behind their views"
         )
     bare = MultiViewClip(clip.clip_id, clip.source_id, (), ())
     return replace(bare, questions=clip.questions, dialogue=clip.dialogue)

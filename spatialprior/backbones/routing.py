@@ -1,7 +1,8 @@
 """Reserved tokens take another path: twins of everything that a decoder layer does to each token by itself.
 
-No module is wrapped and no key changes. The parts get a ``forward`` of their own, and each layer a subclass of its
-class that knows which tokens to send where. They know it from a keyword argument of the layer, because that is what
+No module is wrapped and no key changes. The parts get a ``forward`` of their own, and each layer a subclass of
+its class that knows which tokens to send where. They know it from a keyword argument of the layer, because that
+is what
 gradient checkpointing keeps: it runs the layer again with the arguments of the first time, hooks left out.
 """
 
@@ -111,14 +112,14 @@ class Router:
         classes: dict[type[nn.Module], type[nn.Module]] = {}
         for layer, own, twin in zip(self.layers, self.parts, self.twins, strict=True):
             state = State()
-            layer._reserved = state
+            layer.__dict__["_reserved"] = state
             layer.__class__ = classes.setdefault(type(layer), _knowing(type(layer)))
             for name, part in own.items():
                 self._send(name, part, twin, state)
         self._send("norm", *self.norm, self.final)
 
     def _send(self, name: str, part: nn.Module, twin: Twin, state: State) -> None:
-        part.forward = _RoutedPart(name, part, twin, state)  # type: ignore[method-assign]
+        part.forward = _RoutedPart(name, part, twin, state)
         self.routed.append(part)
 
     def remove(self) -> None:

@@ -30,7 +30,7 @@ class Twin(Protocol):
     """Stands in for the parts of one decoder layer, for the reserved tokens."""
 
     def __call__(self, part: str, tokens: Tensor, stock: nn.Module) -> Tensor:
-        """What ``part`` makes of ``tokens`` (``T ...``), in the shape that ``stock`` would give, possibly none."""
+        """What ``part`` makes of ``tokens`` (``T ...``, T may be 0), in the shape that ``stock`` would give."""
 
 
 class Encoder(Protocol):
@@ -126,8 +126,8 @@ class Backbone(nn.Module):
     def token_parts(self, layer: int) -> dict[str, nn.Module]:
         """What a decoder layer does to each token by itself, by name: norms, projections, MLP.
 
-        ``input_layernorm``, ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj``, ``post_attention_layernorm``, ``mlp``, and
-        ``q_norm`` and ``k_norm`` where the family has them.
+        ``input_layernorm``, ``q_proj``, ``k_proj``, ``v_proj``, ``o_proj``, ``post_attention_layernorm``,
+        ``mlp``, and ``q_norm`` and ``k_norm`` where the family has them.
         """
 
     @abstractmethod

@@ -19,12 +19,13 @@ from spatialprior.core.token_map import TokenMap
 Attention = Literal["global", "frame", "frame_causal", "mixed"]
 """Who sees whom among the reserved tokens of a clip (earlier text is always seen, later tokens see them all).
 
-``global``: every one every other. ``frame``: those of the same view. ``frame_causal``: those of the same view and
-of earlier views. ``mixed``: ``global`` or ``frame``, drawn for every clip and step in training; ``global`` otherwise.
+``global``: every one every other. ``frame``: those of the same view. ``frame_causal``: those of the same view
+and of earlier views. ``mixed``: ``global`` or ``frame``, drawn for every clip and step in training; ``global``
+otherwise.
 """
 
 FramePositions = Literal["shared", "sequential"]
-"""Rotary positions: every view the same ones (their order cannot matter then), or each behind the one before."""
+"""Rotary positions: every view the same ones (their order cannot matter then), or one behind the other."""
 
 
 @dataclass(frozen=True)

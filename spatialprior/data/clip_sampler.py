@@ -25,8 +25,8 @@ class ClipSampling:
     Attributes:
         min_frames: Fewest frames of a clip.
         max_frames: Most frames of a clip; the number is uniform between the two.
-        window: R: frames come from ``[t - R, t + R]`` around the anchor's time index t. Sequences that differ in
-            how close their frames are may have one each (in their order).
+        window: R: frames come from ``[t - R, t + R]`` around the anchor's time index t. Sequences that differ
+            in how close their frames are may have one each (in their order).
         order: ``time`` sorts the views; ``anchor_first`` puts the anchor in front, the rest sorted.
         on_bad: ``skip`` draws another frame in place of an unreadable one, names and counts it;
             ``fail`` raises.

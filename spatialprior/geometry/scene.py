@@ -11,8 +11,8 @@ from torch import Tensor
 class ScenePrediction:
     """Geometry of the V views of one clip. All lengths share one unknown scale.
 
-    A point map covers its whole view, in as many pixels as the model likes: cell (row, col) of ``H W`` stands for
-    the same share of the view.
+    A point map covers its whole view, in as many pixels as the model likes: cell (row, col) of ``H W`` stands
+    for the same share of the view.
 
     Attributes:
         points_cam: V tensors ``H W 3``, each in the frame of its own camera; z is depth.

@@ -58,7 +58,7 @@ def arm_label(arm: str) -> str:
 
 
 def read_scenes(folder: Path, arms: Iterable[str]) -> dict[str, Scene]:
-    """Arrays of ``geometry_<arm>.npz`` by arm, ``images`` as ``V H W 3``; arms without the file are left out."""
+    """Arrays of ``geometry_<arm>.npz`` by arm, ``images`` as ``V H W 3``; arms without one are left out."""
     found: dict[str, Scene] = {}
     for arm in arms:
         path = folder / f"geometry_{arm}.npz"

@@ -171,7 +171,7 @@ def test_sequential_blocks_count_as_the_same_images_would() -> None:
         depth_valid=None,
     )
     stock = backbone.encoder()([twice])
-    cells = [(int(r), int(c)) for r, c in stock.token_map.grid[0, :1].tolist()][0]
+    cells = tuple(stock.token_map.grid[0, 0].tolist())
     backbone.reserve = Reserve(lambda size: cells, box, positions="sequential")
     ours = backbone.encoder()([clip])
     assert torch.equal(backbone.position_ids(ours), backbone.position_ids(stock))
@@ -368,7 +368,7 @@ def test_flash_attention_is_refused_in_one_line() -> None:
     backbone = reserving()
     batch = backbone.encoder()([plane_clip("a")])
     backbone.hf.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="set backbone.attention=sdpa"):
+    with pytest.raises(ValueError, match=r"set backbone\.attention=sdpa"):
         backbone(batch)
 
 

@@ -35,8 +35,8 @@ class PosedRgbd:
             root: Folder of a recording, or of several.
             layout: ``auto``, or one of ``seven_scenes``, ``tum``, ``open3d_log``, ``hololens``.
             min_frames, max_frames: Views of a clip, uniform between the two.
-            window: R, time-index units either side of the anchor; ``None`` takes that of each recording's layout
-                (48 for video, 4 for keyframes).
+            window: R, time-index units either side of the anchor; ``None`` takes that of each recording's
+                layout (48 for video, 4 for keyframes).
             order: Order of the views in a clip (see :class:`ClipSampling`).
             parts: Shares of each recording for train, val and test.
             held_out: Recordings, by the names of their folders, that are for testing as a whole; of the others

@@ -12,7 +12,7 @@ from spatialprior.core.clip import MultiViewClip
 from spatialprior.eval.geometry.aligned import align_scene, save_scene
 from spatialprior.eval.geometry.config import GeometryEvalConfig
 from spatialprior.eval.geometry.result import summarise
-from spatialprior.eval.geometry.scene import score_scene
+from spatialprior.eval.geometry.scene import SceneScores, score_scene
 from spatialprior.export.kept import kept_of, load_model
 from spatialprior.export.manifest import verify_manifest
 from spatialprior.registry import INJECTORS
@@ -42,7 +42,8 @@ def evaluate_geometry(
         clips: With geometry.
         settings: Protocol.
         device: Where the model runs.
-        picture: Where the first clip, its prediction aligned to its truth, is written for the report (``.npz``).
+        picture: Where the first clip, its prediction aligned to its truth, is written for the report
+            (``.npz``).
 
     Returns:
         As :func:`~spatialprior.eval.geometry.result.summarise`; ``None`` where no prior predicts geometry.
@@ -54,7 +55,7 @@ def evaluate_geometry(
     asked = INJECTORS.get(kind).prediction_settings
     model = load_model(folder, device, {name: dict(asked or {})})
     encoder = model.backbone.encoder()
-    scenes = []
+    scenes: list[SceneScores] = []
     for clip in clips:
         bare = clip.with_questions(())
         prediction = model.predict(encoder([bare]).to(device))[name][0]

@@ -45,8 +45,8 @@ class Gasp(PriorInjector):
             initialization: ``svd`` of the layer's query projection, or ``random``.
             negatives: ``target_frame``, or ``all_other_frames`` (every frame but the anchor's).
             corr_weight, depth_weight: Factors of the two losses in the total.
-            tokens: What the losses are on: the views' ``visual`` tokens, the ``reserved`` tokens of another prior
-                (a geometry expert's), or ``both``.
+            tokens: What the losses are on: the views' ``visual`` tokens, the ``reserved`` tokens of another
+                prior (a geometry expert's), or ``both``.
             anchors: Sides of the anchor grids.
             max_anchors: At most this many visible anchors a frame pair and step; 0 keeps all.
             pairs: ``all`` ordered frame pairs, or ``anchor`` (first frame with each other).

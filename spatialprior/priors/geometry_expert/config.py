@@ -14,7 +14,8 @@ from spatialprior.priors.geometry_expert.heads.config import HeadsConfig
 Stage = Literal["geometry", "ce_only", "ce_ce", "vg_ce"]
 """What trains, and by what. Freezing is real: what does not train asks for no gradient.
 
-``geometry``: the expert and its heads, by the geometry losses; the backbone is frozen and sees no visual tokens.
+``geometry``: the expert and its heads, by the geometry losses; the backbone is frozen and sees no visual
+    tokens.
 ``ce_only``: the backbone, by the answers (the paper's G²VLM). ``ce_ce``: the expert too, by the answers
 (G²VLM-SR). ``vg_ce``: everything, by the sum of both losses.
 """

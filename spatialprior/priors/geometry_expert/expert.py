@@ -59,7 +59,7 @@ class HeadNorm(nn.Module):
         self.eps = eps
 
     def forward(self, tokens: Tensor) -> Tensor:
-        heads = tokens.unflatten(-1, (-1, len(self.weight)))
+        heads = tokens.view(*tokens.shape[:-1], -1, len(self.weight))
         return F.rms_norm(heads, self.weight.shape, self.weight, self.eps).flatten(-2)
 
 
@@ -119,14 +119,15 @@ class LayerExpert(nn.Module):
         tokens = tokens.to(self.q_proj.weight.dtype)
         if part in ("q_norm", "k_norm"):
             normed: Tensor = self.get_submodule(part)(tokens.flatten(-2))
-            return normed.unflatten(-1, tokens.shape[-2:])
+            return normed.view(tokens.shape)
         if part != "o_proj":
             tokens = tokens[..., : self.width]
         out: Tensor = self.get_submodule(part)(tokens)
         if part in ATTENTION_INPUTS:
             norm = f"{part[0]}_norm"
-            apart = self.norms_apart or not hasattr(self, norm)
-            return out if apart else self.get_submodule(norm)(out)
+            if hasattr(self, norm) and not self.norms_apart:
+                out = self.get_submodule(norm)(out)
+            return out
         gain = {"o_proj": "attention_scale", "mlp": "mlp_scale"}.get(part)
         if gain and hasattr(self, gain):
             out = out * self.get_parameter(gain)

@@ -1,4 +1,4 @@
-"""The cheapest expert: the backbone's own weights with low-rank updates for geometry tokens. Not in the paper."""
+"""The cheapest expert: the backbone's own weights with low-rank updates. Not in the paper."""
 
 from __future__ import annotations
 
@@ -84,12 +84,13 @@ class LoraLayerExpert(nn.Module):
         else:
             out = self._linear(part, tokens, stock)
         if part in ("q_proj", "k_proj") and hasattr(self, "q_norm"):
-            return self.get_submodule(f"{part[0]}_norm")(out)
+            out = self.get_submodule(f"{part[0]}_norm")(out)
         gain = {"o_proj": "attention_scale", "mlp": "mlp_scale"}.get(part)
         return out * self.get_parameter(gain) if gain and hasattr(self, gain) else out
 
     def _linear(self, name: str, tokens: Tensor, stock: nn.Module) -> Tensor:
         linear = plain_linear(stock)
         update: LowRank = self.updates[name]  # type: ignore[assignment]
-        shared = F.linear(tokens.to(linear.weight.dtype), linear.weight, linear.bias)
-        return shared + update(tokens.to(update.down.weight.dtype)).to(shared.dtype)
+        shared: Tensor = F.linear(tokens.to(linear.weight.dtype), linear.weight, linear.bias)
+        out: Tensor = shared + update(tokens.to(update.down.weight.dtype)).to(shared.dtype)
+        return out

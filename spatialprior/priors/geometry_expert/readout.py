@@ -22,7 +22,8 @@ class Readout:
     Attributes:
         points_cam: ``H W 3`` a view.
         cam_to_world: ``V 4 4``.
-        points_global: ``H W 3`` a view, in the first view's frame; ``None`` without that head, or outside training.
+        points_global: ``H W 3`` a view, in the first view's frame; ``None`` without that head, or outside
+            training.
         confidence_logits: ``H W`` a view; ``None`` without that head.
     """
 

@@ -57,13 +57,13 @@ def scene_truth(
             clip.intrinsics[view].double(),
             torch.eye(4, dtype=torch.float64),
         )
-        points.append(lifted.unflatten(0, size).float().to(device))
+        points.append(lifted.view(*size, 3).float().to(device))
         masks.append(valid.to(device))
     return SceneTruth(points, masks, invert(clip.world_to_cam.double()).float().to(device))
 
 
 def pixel_centers(size: tuple[int, int], box: Box) -> Tensor:
-    """``H W 2`` float64: where the centres of ``H W`` pixels over ``box`` lie, ``(x, y)`` in the view's pixels."""
+    """``H W 2`` float64: centres of ``H W`` pixels over ``box``, ``(x, y)`` in the view's own pixels."""
     x0, y0, x1, y1 = box
     y = y0 + (torch.arange(size[0], dtype=torch.float64) + 0.5) * ((y1 - y0) / size[0])
     x = x0 + (torch.arange(size[1], dtype=torch.float64) + 0.5) * ((x1 - x0) / size[1])

@@ -1,4 +1,4 @@
-"""The geometry expert passes the conformance suite: every stage, form and family, alone and beside other priors."""
+"""The geometry expert passes the conformance suite: every stage, form and family, alone and beside others."""
 
 from __future__ import annotations
 
