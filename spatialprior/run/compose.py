@@ -54,6 +54,7 @@ RESUMABLE = (
     "wandb",
     "plan",
     "inference_arms",
+    "geometry",
 )
 """What a resumed run may change: hardware and how it is looked at, never how it is trained."""
 
