@@ -25,7 +25,7 @@ from spatialprior.backbones.conversation import (
     is_interleaved,
 )
 from spatialprior.backbones.echo import split_echo, with_echo
-from spatialprior.backbones.reserving import block, check_alone, reserved_tokens
+from spatialprior.backbones.reserving import block, nothing_else, reserved_tokens
 from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
 from spatialprior.core.backbone import Frames
 from spatialprior.core.batch import IGNORE, ClipBatch
@@ -193,7 +193,7 @@ class ChatEncoder:
     def _shown(self, clips: Sequence[MultiViewClip]) -> Sequence[MultiViewClip]:
         """The clips as the processor gets them."""
         if self.reserve is not None and self.reserve.alone:
-            return [check_alone(clip) for clip in clips]
+            return [nothing_else(clip) for clip in clips]
         return [with_echo(clip) for clip in clips] if self.echo else clips
 
     # --- rows, with one token for each image or video -------------------------------------

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from spatialprior.backbones.conversation import is_interleaved
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.core.reserve import Reserve, ReservedTokens
 from spatialprior.core.token_map import TokenMap
@@ -16,19 +13,9 @@ from spatialprior.core.token_map import TokenMap
 Markers = tuple[list[int], list[int]]
 
 
-def check_alone(clip: MultiViewClip) -> MultiViewClip:
-    """The clip without its views, whose place the reserved tokens take.
-
-    Raises:
-        ValueError: The questions say where the views stand.
-    """
-    if is_interleaved(clip):
-        raise ValueError(
-            f"clip {clip.clip_id} says in its questions where its views stand, but only a prior's own tokens "
-            "of them go in; train on clips whose questions come behind their views"
-        )
-    bare = MultiViewClip(clip.clip_id, clip.source_id, (), ())
-    return replace(bare, questions=clip.questions, dialogue=clip.dialogue)
+def nothing_else(clip: MultiViewClip) -> MultiViewClip:
+    """The clip without its views and questions: what is left beside reserved tokens that stand alone."""
+    return MultiViewClip(clip.clip_id, clip.source_id, (), ())
 
 
 def block(
