@@ -30,12 +30,15 @@ def test_every_recipe_composes_at_every_size(recipe, size):
         "nano_base_1": [],
         "nano_base_2": [],
         "nano_base_3": [],
-        "vega3d_baseline": [f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")],
+        **dict.fromkeys(
+            ("vega3d_baseline", "g2vlm_baseline"),
+            [f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")],
+        ),
     }
     paths = own_data.get(recipe, PAPER) if size == "paper" else []
     config = run(f"recipe={recipe}", f"size={size}", *paths)
     assert (config.recipe, config.size) == (recipe, size)
-    assert bool(config.priors) == recipe.startswith(("gasp", "vega3d"))
+    assert bool(config.priors) == recipe.startswith(("gasp", "vega3d", "g2vlm"))
     assert config.vqa.enabled == recipe.startswith("vqa")
 
 
