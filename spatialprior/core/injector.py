@@ -98,6 +98,12 @@ class PriorInjector(nn.Module):
     def attach(self, backbone: Backbone) -> None:
         """Build modules that depend on the backbone (sizes, initial weights). Called once."""
 
+    def import_weights(self) -> None:
+        """Put published weights, where the config names some, in the place of those that ``attach`` drew.
+
+        Called where a training begins. Not called where its tensors come from an export, or all from a checkpoint.
+        """
+
     def prepare(self, batch: ClipBatch) -> Any:
         """Targets and teacher features of a batch, without gradient; handed to ``edit`` and ``losses``."""
         return None
