@@ -1,9 +1,9 @@
-"""A geometry expert on a Qwen2-VL-2B of random weights on a GPU: prefill, and a step of either stage, against stock.
+"""A geometry expert on a Qwen2-VL-2B of random weights on a GPU, against the stock model: prefill and steps.
 
-Eight views of 768 x 768 for the vision tower, fitted to 518 x 518 for DINOv2-L; expert and heads of the published
-sizes. Prefill is in bfloat16, from the pixels and from kept DINO features; steps are of one clip, with
-checkpointing, by AdamW, against plain SFT of the same backbone. Nothing is downloaded. Figures go to
-``benchmarks/results/g2vlm_gpu.json``.
+Eight views of 768 x 768 for the vision tower, fitted to 518 x 518 for DINOv2-L; expert and heads of the
+published sizes. Prefill is in bfloat16, from the pixels and from kept DINO features; steps of either stage are
+of one clip, with checkpointing, by AdamW, against plain SFT of the same backbone. Nothing is downloaded.
+Figures go to ``benchmarks/results/g2vlm_gpu.json``.
 
     python benchmarks/g2vlm_gpu.py --out benchmarks/results/g2vlm_gpu.json
     python benchmarks/g2vlm_gpu.py --device cpu --tiny --views 2 --rounds 1   # to try
@@ -129,7 +129,7 @@ def random_model(run: RunConfig, device: torch.device) -> SpatialModel:
 
 
 def prefill(run: RunConfig, side: int, views: int, meter: Meter, device: torch.device) -> Any:
-    """The model over a question and its views, up to the first answer token's logits; and the tokens it took."""
+    """The model over a question and its views, up to the first answer token's logits; and its tokens."""
     run.backbone.settings.dtype = "bfloat16" if device.type == "cuda" else "float32"
     clip = plane_clip(num_views=views, size=(side, side))
     model = random_model(run, device).eval()
@@ -197,7 +197,9 @@ def text_table(found: dict[str, dict[str, dict[str, float]]]) -> str:
         first = next(iter(sides.values()))
         for name, side in sides.items():
             columns = f"{side['milliseconds']:>10.1f}{_ratio(side, first, 'milliseconds'):>8.2f}"
-            columns += f"{side['peak_bytes'] / 2**30:>10.2f}{_ratio(side, first, 'peak_bytes'):>8.2f}"
+            columns += (
+                f"{side['peak_bytes'] / 2**30:>10.2f}{_ratio(side, first, 'peak_bytes'):>8.2f}"
+            )
             lines.append(f"{group + ': ' + name:44}{columns}")
     return "\n".join(lines)
 

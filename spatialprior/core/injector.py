@@ -101,7 +101,8 @@ class PriorInjector(nn.Module):
     def import_weights(self) -> None:
         """Put published weights, where the config names some, in the place of those that ``attach`` drew.
 
-        Called where a training begins. Not called where its tensors come from an export, or all from a checkpoint.
+        Called where a training begins, after ``attach``. Not called where the prior's tensors come from an
+        export, or all of them from a checkpoint.
         """
 
     def prepare(self, batch: ClipBatch) -> Any:

@@ -29,6 +29,7 @@ from spatialprior.train.optim import rate_factor, set_rate
 CHECKPOINTS = "checkpoints"
 """Below a training's folder."""
 
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What a finished training leaves.

@@ -17,6 +17,7 @@ from spatialprior.run.errors import ConfigError
 
 ROOT = ["data.root=/nowhere"]
 PAPER = [*ROOT, "instruction.path=/nowhere"]
+SOURCES = [f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")]
 
 
 def run(*argv: str):
@@ -30,10 +31,8 @@ def test_every_recipe_composes_at_every_size(recipe, size):
         "nano_base_1": [],
         "nano_base_2": [],
         "nano_base_3": [],
-        **dict.fromkeys(
-            ("vega3d_baseline", "g2vlm_baseline"),
-            [f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")],
-        ),
+        "vega3d_baseline": SOURCES,
+        "g2vlm_baseline": SOURCES,
     }
     paths = own_data.get(recipe, PAPER) if size == "paper" else []
     config = run(f"recipe={recipe}", f"size={size}", *paths)

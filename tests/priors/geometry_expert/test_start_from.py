@@ -1,4 +1,4 @@
-"""A training that starts from the published checkpoint, on a small folder of its names. Never run on the real one."""
+"""Training from the published checkpoint, on a small folder of its names. Never run on the real weights."""
 
 from __future__ import annotations
 
@@ -194,7 +194,9 @@ def test_an_export_needs_the_folder_no_more(tmp_path, folder):
 def test_a_checkpoint_of_all_that_trains_is_not_overwritten(folder):
     shutil.rmtree(folder)
     begin(model_of(start_from=str(folder)), None, resumed=True)
-    with pytest.raises(UpstreamError, match="does not exist"):  # a frozen expert is in no checkpoint
+    with pytest.raises(
+        UpstreamError, match="does not exist"
+    ):  # a frozen expert is in no checkpoint
         begin(model_of(start_from=str(folder), stage="ce_only"), None, resumed=True)
 
 

@@ -77,18 +77,24 @@ def upstream_shapes(sizes):
         shapes |= {f"{layer}.ls1.gamma": (d,), f"{layer}.ls2.gamma": (d,)}
     shapes |= {f"language_model.model.norm{side}.weight": (d,) for side in ("", "_moe_geo")}
     shapes |= {"vit_model.blocks.0.attn.qkv.weight": (6, 2)}
-    shapes |= {"dino_model.encoder.layer.0.attention.attention.query.weight": (sizes.dino, sizes.dino)}
+    shapes |= {
+        "dino_model.encoder.layer.0.attention.attention.query.weight": (sizes.dino, sizes.dino)
+    }
     shapes |= linear("dino2llm", d, sizes.dino)
-    shapes |= decoder(sizes, "point_decoder", sizes.point) | linear("point_head.proj", 3 * sizes.patch**2, sizes.point)
+    pixels = 3 * sizes.patch**2
+    shapes |= decoder(sizes, "point_decoder", sizes.point)
+    shapes |= linear("point_head.proj", pixels, sizes.point)
     shapes |= decoder(sizes, "camera_decoder", sizes.camera)
     for i in range(2):
         for n in (1, 2, 3):
             shapes |= linear(f"camera_head.res_conv.{i}.res_conv{n}", sizes.camera, sizes.camera)
     shapes |= linear("camera_head.more_mlps.0", sizes.camera, sizes.camera)
     shapes |= linear("camera_head.more_mlps.2", sizes.camera, sizes.camera)
-    shapes |= linear("camera_head.fc_t", 3, sizes.camera) | linear("camera_head.fc_rot", 9, sizes.camera)
+    shapes |= linear("camera_head.fc_t", 3, sizes.camera) | linear(
+        "camera_head.fc_rot", 9, sizes.camera
+    )
     shapes |= decoder(sizes, "global_points_decoder", sizes.point, context=True)
-    return shapes | linear("global_point_head.proj", 3 * sizes.patch**2, sizes.point)
+    return shapes | linear("global_point_head.proj", pixels, sizes.point)
 
 
 def upstream_tensors(sizes):
