@@ -31,13 +31,14 @@ def test_every_recipe_composes_at_every_size(recipe, size):
         "nano_base_1": [],
         "nano_base_2": [],
         "nano_base_3": [],
+        "nano_dino": [],
         "vega3d_baseline": SOURCES,
         "g2vlm_baseline": SOURCES,
     }
     paths = own_data.get(recipe, PAPER) if size == "paper" else []
     config = run(f"recipe={recipe}", f"size={size}", *paths)
     assert (config.recipe, config.size) == (recipe, size)
-    assert bool(config.priors) == recipe.startswith(("gasp", "vega3d", "g2vlm"))
+    assert bool(config.priors) == recipe.startswith(("gasp", "vega3d", "g2vlm", "nano_dino"))
     assert config.vqa.enabled == recipe.startswith("vqa")
 
 
