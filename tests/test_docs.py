@@ -14,7 +14,13 @@ import yaml
 from spatialprior import registry
 from spatialprior.data.rooms.question_types import QUESTION_TYPES
 from spatialprior.diagnostics.config import ProbeConfig
+from spatialprior.objectives.scene_weights import SceneLossConfig
 from spatialprior.priors.gasp.injector import Gasp
+from spatialprior.priors.geometry_expert.config import GeometryExpertConfig
+from spatialprior.priors.geometry_expert.expert import ExpertConfig
+from spatialprior.priors.geometry_expert.heads.config import HeadsConfig
+from spatialprior.run.arms import arms_of
+from spatialprior.run.compose import compose_run
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -46,8 +52,10 @@ def test_snippets_run(page, tmp_path, monkeypatch):
     run_page(page)
 
 
-# The documented prior passes the conformance suite: pytest collects the class that the page defines.
-TestDocumentedPrior = run_page(ROOT / "docs" / "add-a-prior.md")["TestTokenDepth"]
+# The documented priors pass the conformance suite: pytest collects the classes that the page defines.
+DOCUMENTED = run_page(ROOT / "docs" / "add-a-prior.md")
+TestDocumentedPrior = DOCUMENTED["TestTokenDepth"]
+TestDocumentedRouter = DOCUMENTED["TestViewToken"]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -82,7 +90,8 @@ def test_the_readme_begins_with_the_two_commands():
 
 def table_names(page: str, heading: str) -> set[str]:
     """Names in backticks in the first column of the table under a heading."""
-    text = (ROOT / "docs" / page).read_text().split(heading, 1)[1].split("\n## ", 1)[0]
+    text = (ROOT / "docs" / page).read_text().split(f"{heading}\n", 1)[1]
+    text = re.split(r"\n##+ ", text, maxsplit=1)[0]
     first = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
     return {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
 
@@ -90,6 +99,30 @@ def table_names(page: str, heading: str) -> set[str]:
 def test_settings_of_gasp_and_of_the_probe_are_all_described():
     assert table_names("gasp.md", "## Settings") == set(Gasp.Config.__dataclass_fields__)
     assert table_names("gasp.md", "## The probe") == set(ProbeConfig.__dataclass_fields__)
+
+
+def test_settings_of_the_geometry_expert_are_all_described():
+    for heading, config in {
+        "## Settings": GeometryExpertConfig,
+        "### The expert": ExpertConfig,
+        "### Heads": HeadsConfig,
+        "### Losses": SceneLossConfig,
+    }.items():
+        assert table_names("g2vlm.md", heading) == set(config.__dataclass_fields__), heading
+
+
+def commands(page: str) -> list[list[str]]:
+    """Arguments of every run that a page names, with a path where it says PATH; words behind spaces explain."""
+    text = "\n".join(blocks(ROOT / "docs" / page, "")).replace("\\\n", "")
+    named = re.findall(r"^python -m spatialprior\.run +(.*)$", text, re.MULTILINE)
+    return [
+        [word.replace("PATH", "/nowhere") for word in line.split() if "=" in word] for line in named
+    ]
+
+
+@pytest.mark.parametrize("argv", commands("g2vlm.md"), ids=" ".join)
+def test_commands_compose(argv):
+    arms_of(compose_run(argv), Path())
 
 
 def test_question_types_are_all_described():

@@ -98,6 +98,13 @@ class PriorInjector(nn.Module):
     def attach(self, backbone: Backbone) -> None:
         """Build modules that depend on the backbone (sizes, initial weights). Called once."""
 
+    def import_weights(self) -> None:
+        """Put published weights, where the config names some, in the place of those that ``attach`` drew.
+
+        Called where a training begins, after ``attach``. Not called where the prior's tensors come from an
+        export, or all of them from a checkpoint.
+        """
+
     def prepare(self, batch: ClipBatch) -> Any:
         """Targets and teacher features of a batch, without gradient; handed to ``edit`` and ``losses``."""
         return None

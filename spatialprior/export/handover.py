@@ -30,7 +30,23 @@ def settings_at(settings: S, folder: Path, **changes: Any) -> S:
     return changed
 
 
-def take_over(model: SpatialModel, folder: Path) -> None:
+def begin(model: SpatialModel, start: Path | None, *, resumed: bool) -> None:
+    """Give the priors the weights that their training begins with, where these are not drawn.
+
+    Args:
+        model: Its priors attached, initialised.
+        start: The export that the training starts from, verified, or ``None``.
+        resumed: A checkpoint is there, which holds all that trains. What does not train is read again, as the
+            backbone's weights are.
+    """
+    taken = take_over(model, start) if start is not None else set()
+    for name, prior in model.injectors.items():
+        complete = resumed and all(p.requires_grad for p in prior.parameters())
+        if name not in taken and not complete:
+            prior.import_weights()
+
+
+def take_over(model: SpatialModel, folder: Path) -> set[str]:
     """Give the priors of ``model`` the tensors that an export keeps of priors of the same names, bit by bit.
 
     Settings may differ from those that were exported. A prior that the export does not keep stays as it is.
@@ -39,9 +55,13 @@ def take_over(model: SpatialModel, folder: Path) -> None:
         model: Its priors attached, initialised.
         folder: The export, verified.
 
+    Returns:
+        The priors that got theirs.
+
     Raises:
         ExportError: A prior is of another kind, or its tensors have other names or shapes.
     """
+    taken = set()
     for name, entry in kept_of(read_manifest(folder)["priors"]).items():
         prior = model.injectors.get(name)
         if prior is None:
@@ -60,3 +80,5 @@ def take_over(model: SpatialModel, folder: Path) -> None:
                     f"{there or 'absent'} there and {here or 'absent'} here; change none that shapes it"
                 )
         prior.load_state_dict(found, strict=True)
+        taken.add(name)
+    return taken

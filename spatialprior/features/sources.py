@@ -27,21 +27,35 @@ def refuse_nano(config: EncoderConfig, encoder: str) -> None:
 
 
 def open_source(config: EncoderConfig) -> Path:
-    """The local file or folder of ``config.path``: itself, or the hub's snapshot (fetched where allowed).
+    """The local file or folder of ``config.path``, see :func:`open_path`."""
+    return open_path(config.path, config.revision)
+
+
+def open_path(
+    path: str, revision: str | None, names: tuple[str, str] = ("path", "revision")
+) -> Path:
+    """A local file or folder: ``path`` itself, or the hub's snapshot (fetched where allowed, safetensors only).
+
+    Args:
+        path: Of a file or a folder, or a hub id.
+        revision: Of the hub id.
+        names: What the two are called where they are set, for messages.
 
     Raises:
         EncoderError: It does not exist, cannot be fetched, or a local path comes with a revision.
     """
-    path, revision = config.path.removeprefix("hf-hub:"), config.revision
+    path, (key, key_of_revision) = path.removeprefix("hf-hub:"), names
     local = Path(path).expanduser()
     if local.exists():
         if revision is not None:
             raise EncoderError(
-                f"revision={revision} is of a hub id, and path={path} is here; drop the revision"
+                f"{key_of_revision}={revision} is of a hub id, and {key}={path} is here; drop the revision"
             )
         return local
     if path.startswith(("/", "./", "../", "~")):
-        raise EncoderError(f"path={path} does not exist; give a folder with {WEIGHTS}, or a hub id")
+        raise EncoderError(
+            f"{key}={path} does not exist; give a folder with {WEIGHTS}, or a hub id"
+        )
     try:
         # One snapshot, so that configuration and weights are of one commit.
         wanted = ["config.json", PREPROCESSOR, "model*.safetensors", "model.safetensors.index.json"]
@@ -49,8 +63,8 @@ def open_source(config: EncoderConfig) -> Path:
     except (OSError, ValueError) as error:
         at = f" at revision {revision}" if revision else ""
         raise EncoderError(
-            f"path={path}{at} is no folder here and the hub does not give it ({type(error).__name__}); "
-            f"where there is a network: hf download {path} --local-dir DIR, then path=DIR"
+            f"{key}={path}{at} is no folder here and the hub does not give it ({type(error).__name__}); "
+            f"where there is a network: hf download {path} --local-dir DIR, then {key}=DIR"
         ) from error
 
 

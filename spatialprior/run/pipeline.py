@@ -26,7 +26,7 @@ from spatialprior.diagnostics.trace import trace_clip
 from spatialprior.eval.evaluator import evaluate, load_exported
 from spatialprior.eval.geometry.evaluator import evaluate_geometry
 from spatialprior.export import export_model, verify_manifest
-from spatialprior.export.handover import settings_at, take_over
+from spatialprior.export.handover import begin, settings_at
 from spatialprior.export.kept import plain_settings
 from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
@@ -44,8 +44,9 @@ from spatialprior.run.schema import Component, RunConfig, plain
 from spatialprior.run.stages import Stages
 from spatialprior.run.training import MAIN, Training
 from spatialprior.train.accelerator import make_accelerator
+from spatialprior.train.checkpoint import Checkpoints
 from spatialprior.train.tracking import open_tracker
-from spatialprior.train.trainer import Trainer
+from spatialprior.train.trainer import CHECKPOINTS, Trainer
 
 _REDONE = {
     "probe": ("probe", "trace"),
@@ -273,8 +274,8 @@ class Pipeline:
             backbone.compile_layers()
         priors = {name: prior.cls(prior.settings) for name, prior in each.priors.items()}
         model = SpatialModel(backbone, priors, each.trainer.language_weight)
-        if start is not None:
-            take_over(model, start.export)
+        resumed = bool(Checkpoints(each.folder / CHECKPOINTS, "").complete())
+        begin(model, start.export if start else None, resumed=resumed)
         return model.to(self.accelerator.device)  # an export runs it without an engine
 
     def _load_start(self, export: Path) -> Any:

@@ -18,9 +18,9 @@ def plan(config: RunConfig) -> int:
     """Print the plan of ``config``; write it as JSON where ``plan.out`` says so."""
     kept = [n for n, p in config.priors.items() if p.cls.export_mode is ExportMode.KEEP]
     if kept:
+        rest = "prior=[] phases={}" if config.phases else "prior=[]"
         raise ConfigError(
-            f"mode=plan does not count the frozen models that {', '.join(kept)} runs; "
-            "plan the rest with prior=[]"
+            f"mode=plan does not count the frozen models that {', '.join(kept)} runs; plan the rest with {rest}"
         )
     arms_of(config, Path())  # says what is wrong with phases
     found = plan_run(config)

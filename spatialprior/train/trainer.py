@@ -26,6 +26,9 @@ from spatialprior.train.engine import Engine
 from spatialprior.train.log import StepLog
 from spatialprior.train.optim import rate_factor, set_rate
 
+CHECKPOINTS = "checkpoints"
+"""Below a training's folder."""
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -74,7 +77,7 @@ class Trainer:
         self.model, self.stream, self.config, self.scale = model, stream, config, scale
         self.accelerator, self.folder, self.seed = accelerator, folder, seed
         self.label, self.tracker = label, tracker
-        self.checkpoints = Checkpoints(folder / "checkpoints", recipe_hash)
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, recipe_hash)
 
     def run(self, on_step: Callable[[int], None] | None = None) -> TrainingResult:
         """Train to the end, from the latest checkpoint if there is one.

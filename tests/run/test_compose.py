@@ -17,6 +17,7 @@ from spatialprior.run.errors import ConfigError
 
 ROOT = ["data.root=/nowhere"]
 PAPER = [*ROOT, "instruction.path=/nowhere"]
+SOURCES = [f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")]
 
 
 def run(*argv: str):
@@ -30,12 +31,14 @@ def test_every_recipe_composes_at_every_size(recipe, size):
         "nano_base_1": [],
         "nano_base_2": [],
         "nano_base_3": [],
-        "vega3d_baseline": [f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")],
+        "nano_dino": [],
+        "vega3d_baseline": SOURCES,
+        "g2vlm_baseline": SOURCES,
     }
     paths = own_data.get(recipe, PAPER) if size == "paper" else []
     config = run(f"recipe={recipe}", f"size={size}", *paths)
     assert (config.recipe, config.size) == (recipe, size)
-    assert bool(config.priors) == recipe.startswith(("gasp", "vega3d"))
+    assert bool(config.priors) == recipe.startswith(("gasp", "vega3d", "g2vlm", "nano_dino"))
     assert config.vqa.enabled == recipe.startswith("vqa")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from spatialprior.core.sites import SiteError, resolve_layers
 from spatialprior.run.__main__ import main
+from spatialprior.run.arms import arms_of
 from spatialprior.run.catalog import options, recipe_folder
 from spatialprior.run.compose import compose_run
 
@@ -93,11 +95,58 @@ def test_plans_need_no_path_and_runs_do(capsys):
     assert "instruction.path has no value" in capsys.readouterr().err
 
 
+# --- G2VLM --------------------------------------------------------------------------------
+
+G2VLM = [
+    "recipe=g2vlm_baseline",
+    "size=paper",
+    *(f"data.sources.{name}.path=/nowhere" for name in ("spar", "hound")),
+]
+PHASES = ("geometry_224", "geometry_518")
+
+
+def test_g2vlm_trains_geometry_twice_and_then_the_answers():
+    config = run(*G2VLM, *(f"phases.{name}.data.root=/nowhere" for name in PHASES))
+    first, second, last = arms_of(config, Path())[0].chain()
+    assert (first.phase, second.phase, last.phase) == (*PHASES, "")
+    assert [each.trainer.steps for each in (first, second, last)] == [100000, 20000, 16000]
+    priors = [each.priors["geometry_expert"].settings for each in (first, second, last)]
+    assert [prior.stage for prior in priors] == ["geometry", "geometry", "ce_only"]
+    assert [list(prior.encoder.settings.size) for prior in priors] == [
+        [224, 224],
+        [518, 518],
+        [518, 518],
+    ]
+    assert {prior.positions for prior in priors} == {"sequential"}
+    assert (first.data.kind, last.data.kind) == ("posed_rgbd", "mixture")
+    assert (first.data.settings.min_frames, first.data.settings.max_frames) == (2, 24)
+
+
+@pytest.mark.parametrize("left_out", PHASES)
+def test_a_phase_without_its_path_is_one_line(capsys, tmp_path, left_out):
+    rest = [f"phases.{name}.data.root=/nowhere" for name in PHASES if name != left_out]
+    assert main([*G2VLM, *rest, f"output_root={tmp_path}"]) == 2
+    line = capsys.readouterr().err.strip()
+    assert f"phases.{left_out}.data.root has no value" in line and "\n" not in line
+
+
+def test_the_plan_of_g2vlm_says_what_can_be_planned(capsys):
+    assert main(["recipe=g2vlm_baseline", "size=paper", "mode=plan"]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "geometry_expert" in line and "\n" not in line
+    rest = line.partition("plan the rest with ")[2].split()
+    assert rest == ["prior=[]", "phases={}"]
+    config = run("recipe=g2vlm_baseline", "size=paper", "mode=plan", *rest)
+    assert not config.priors and not config.phases
+    assert config.backbone.settings.path == "Qwen/Qwen2-VL-2B-Instruct"
+
+
 @pytest.mark.parametrize(
     "path",
     [
         recipe_folder() / "size" / "paper.yaml",
         recipe_folder() / "recipe_size" / "vega3d_baseline_paper.yaml",
+        recipe_folder() / "recipe_size" / "g2vlm_baseline_paper.yaml",
         *(options("prior")[name].path for name in PRESETS),
         *(options("lora")[name].path for name in RANKS),
     ],

@@ -38,6 +38,9 @@ class GeometryExpertConfig:
             ``sequential``: one behind the other, as released.
         lr_multiple: The learning rate as a multiple of the base rate.
         cache_gb, cache_dir: Room for kept features on this machine, as for VEGA-3D.
+        start_from: Folder or hub id of the published G²VLM checkpoint, whose expert and heads training begins
+            with; ``None``: drawn anew. An export holds what came of them, and does not need it.
+        start_revision: Commit of that hub id, or ``None``.
     """
 
     stage: Stage = "geometry"
@@ -51,6 +54,8 @@ class GeometryExpertConfig:
     lr_multiple: float = 1.0
     cache_gb: float = 20.0
     cache_dir: str | None = None
+    start_from: str | None = None
+    start_revision: str | None = None
 
     def __post_init__(self) -> None:
         self.encoder = EncoderChoice.of(self.encoder)
@@ -63,6 +68,10 @@ class GeometryExpertConfig:
                 setattr(self, name, cls(**value))
         if self.cache_gb < 0 or self.lr_multiple < 0:
             raise ValueError("geometry_expert: cache_gb and lr_multiple must not be negative")
+        if self.start_revision is not None and self.start_from is None:
+            raise ValueError(
+                f"start_revision={self.start_revision} is of start_from, which is not set"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """In the shape in which recipes write it."""

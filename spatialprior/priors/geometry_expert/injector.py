@@ -5,6 +5,7 @@ G²VLM-style, re-implementation of arXiv 2511.21688; not verified against the of
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,7 +39,11 @@ from spatialprior.priors.geometry_expert.expert import (
 from spatialprior.priors.geometry_expert.heads.geometry_heads import GeometryHeads
 from spatialprior.priors.geometry_expert.lora import LoraLayerExpert
 from spatialprior.priors.geometry_expert.readout import Readout, read_out, view_grids
+from spatialprior.priors.geometry_expert.start import check_start
 from spatialprior.priors.geometry_expert.targets import SceneTruth, scene_truth
+from spatialprior.priors.geometry_expert.upstream import open_upstream, read_upstream
+
+log = logging.getLogger(__name__)
 
 _GEOMETRY = ("depth", "intrinsics", "world_to_cam")
 _UNREAD = ("q_proj", "q_norm", "o_proj", "post_attention_layernorm", "mlp", "attention_scale")
@@ -65,7 +70,7 @@ class GeometryExpert(PriorInjector):
     """Tokens of a frozen DINO, their own weights in every decoder layer, heads for points and cameras."""
 
     export_mode = ExportMode.KEEP
-    local_settings = ("cache_gb", "cache_dir")
+    local_settings = ("cache_gb", "cache_dir", "start_from", "start_revision")
     prediction_settings: ClassVar[dict[str, Any]] = {"stage": "geometry"}
     identity_at_attach = False
     chosen: ClassVar[dict[str, type]] = {"encoder": EncoderChoice}
@@ -82,8 +87,9 @@ class GeometryExpert(PriorInjector):
 
     @classmethod
     def check(cls, config: GeometryExpertConfig) -> None:
-        """Raise ``ValueError`` for an encoder that cannot be had, without loading a weight."""
+        """Raise ``ValueError`` for weights that cannot be had, or cannot fit, without loading one."""
         config.encoder.check()
+        check_start(config)
 
     @property
     def patch(self) -> int:
@@ -140,6 +146,29 @@ class GeometryExpert(PriorInjector):
         self._freeze()
         backbone.route([cast("Twin", layer) for layer in layers], cast("Twin", self.norm))
         self._unroute = backbone.unroute
+
+    @torch.no_grad()
+    def import_weights(self) -> None:
+        if self.config.start_from is None:
+            return
+        own = {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("vision.")  # the encoder's, which come with it
+        }
+        folder = open_upstream(self.config.start_from, self.config.start_revision)
+        found = read_upstream(folder, {name: tensor.shape for name, tensor in own.items()})
+        for name, tensor in found.items():
+            own[name].copy_(tensor)
+        drawn = len(own) - len(found)
+        log.warning(
+            "geometry_expert: %d tensors from %s%s. That checkpoint's language side normalises its queries and "
+            "keys, and a stock backbone does not: what the expert sees of markers and prompt differs, so "
+            "verify its geometry again",
+            len(found),
+            self.config.start_from,
+            f", {drawn} drawn (it has no such head)" if drawn else "",
+        )
 
     def _freeze(self) -> None:
         """Ask for gradients only where the stage trains."""

@@ -14,6 +14,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Size, Tensor
 
+from spatialprior.features.encoder import EncoderError
+from spatialprior.features.sources import open_path
 from spatialprior.priors.geometry_expert.upstream_names import UpstreamError, imported_names
 
 REPOSITORY = "InternRobotics/G2VLM-2B-MoT"
@@ -65,6 +67,29 @@ def read_upstream(folder: Path, shapes: Mapping[str, Size]) -> dict[str, Tensor]
     return weights
 
 
+def open_upstream(path: str, revision: str | None) -> Path:
+    """The folder of ``start_from``: itself, or the hub's snapshot (fetched where allowed, safetensors only).
+
+    Raises:
+        UpstreamError: It does not exist, or the hub does not give it.
+    """
+    try:
+        return open_path(path, revision, ("start_from", "start_revision"))
+    except EncoderError as error:
+        raise UpstreamError(str(error)) from error
+
+
+def check_upstream(folder: Path) -> None:
+    """Read the names of all tensors and none of their values.
+
+    Raises:
+        UpstreamError: The folder does not hold the checkpoint, or one of its keys is not known.
+    """
+    for keys in _open(folder).values():
+        for key in keys:
+            imported_names(key)
+
+
 def _switched_off(name: str, shapes: Mapping[str, Size]) -> bool:
     return any(
         name.startswith(head) and not any(other.startswith(head) for other in shapes)
@@ -96,8 +121,8 @@ def _open(folder: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
         claimed = {folder / WEIGHTS: None}
     else:
         raise UpstreamError(
-            f"G²VLM weights: {folder} holds neither {WEIGHTS} nor {INDEX}; "
-            f"hf download {REPOSITORY} --local-dir DIR, then give DIR"
+            f"G²VLM weights: {folder} holds neither {WEIGHTS} nor {INDEX} (other formats can run code and are "
+            f"not read); hf download {REPOSITORY} --local-dir DIR, then give DIR"
         )
     shapes: dict[Path, dict[str, tuple[int, ...]]] = {}
     for file, keys in claimed.items():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from upstream_folder import Sizes, attention_side, linear, upstream_tensors, write
 
 from spatialprior.priors.geometry_expert.heads.config import HeadsConfig
 from spatialprior.priors.geometry_expert.heads.geometry_heads import GeometryHeads
@@ -14,78 +14,17 @@ from spatialprior.priors.geometry_expert.heads.rope2d import grid_angles
 from spatialprior.priors.geometry_expert.upstream import INDEX, WEIGHTS, read_upstream
 from spatialprior.priors.geometry_expert.upstream_names import UpstreamError, imported_names
 
-LAYERS, BLOCKS, D, HEAD, KV, MLP, DINO, PATCH = 2, 2, 16, 4, 8, 24, 12, 2
-POINT, CAMERA = 10, 6
+SIZES = Sizes()
+LAYERS, BLOCKS, D, DINO, PATCH = SIZES.layers, SIZES.blocks, SIZES.d, SIZES.dino, SIZES.patch
+POINT, CAMERA = SIZES.point, SIZES.camera
 CONFIG = HeadsConfig(width=D, blocks=BLOCKS, heads=2, point_width=POINT, camera_width=CAMERA)
-
-
-def linear(name, out, into, bias=True):
-    return {f"{name}.weight": (out, into)} | ({f"{name}.bias": (out,)} if bias else {})
-
-
-def norm(name):
-    return {f"{name}.weight": (D,), f"{name}.bias": (D,)}
-
-
-def attention_side(layer, suffix):
-    """One side of a decoder layer upstream: the language model's own (no suffix) or the expert's."""
-    attention = f"{layer}.self_attn"
-    shapes = linear(f"{attention}.q_proj{suffix}", D, D)
-    shapes |= linear(f"{attention}.k_proj{suffix}", KV, D)
-    shapes |= linear(f"{attention}.v_proj{suffix}", KV, D)
-    shapes |= linear(f"{attention}.o_proj{suffix}", D, D, bias=False)
-    shapes |= {f"{attention}.{name}_norm{suffix}.weight": (HEAD,) for name in "qk"}
-    shapes |= linear(f"{layer}.mlp{suffix}.gate_proj", MLP, D, bias=False)
-    shapes |= linear(f"{layer}.mlp{suffix}.up_proj", MLP, D, bias=False)
-    shapes |= linear(f"{layer}.mlp{suffix}.down_proj", D, MLP, bias=False)
-    shapes |= {f"{layer}.input_layernorm{suffix}.weight": (D,)}
-    return shapes | {f"{layer}.post_attention_layernorm{suffix}.weight": (D,)}
-
-
-def decoder(name, out, context=False):
-    shapes = linear(f"{name}.linear_out", out, D)
-    for project in ("projects_x", "projects_y") if context else ("projects",):
-        shapes |= linear(f"{name}.{project}", D, D)
-    for i in range(BLOCKS):
-        block = f"{name}.blocks.{i}"
-        shapes |= norm(f"{block}.norm1") | norm(f"{block}.norm2")
-        shapes |= linear(f"{block}.attn.qkv", 3 * D, D) | linear(f"{block}.attn.proj", D, D)
-        shapes |= linear(f"{block}.mlp.fc1", 4 * D, D) | linear(f"{block}.mlp.fc2", D, 4 * D)
-        if context:
-            shapes |= norm(f"{block}.norm_y") | norm(f"{block}.norm3")
-            for part in ("q_proj", "k_proj", "v_proj", "proj"):
-                shapes |= linear(f"{block}.cross_attn.{part}", D, D)
-    return shapes
-
-
-def upstream_shapes():
-    shapes = {"language_model.model.embed_tokens.weight": (9, D)}
-    shapes |= linear("language_model.lm_head", 9, D, bias=False)
-    for i in range(LAYERS):
-        layer = f"language_model.model.layers.{i}"
-        shapes |= attention_side(layer, "") | attention_side(layer, "_moe_geo")
-        shapes |= {f"{layer}.ls1.gamma": (D,), f"{layer}.ls2.gamma": (D,)}
-    shapes |= {f"language_model.model.norm{side}.weight": (D,) for side in ("", "_moe_geo")}
-    shapes |= {"vit_model.blocks.0.attn.qkv.weight": (6, 2)}
-    shapes |= {"dino_model.encoder.layer.0.attention.attention.query.weight": (DINO, DINO)}
-    shapes |= linear("dino2llm", D, DINO)
-    shapes |= decoder("point_decoder", POINT) | linear("point_head.proj", 3 * PATCH**2, POINT)
-    shapes |= decoder("camera_decoder", CAMERA)
-    for i in range(2):
-        for n in (1, 2, 3):
-            shapes |= linear(f"camera_head.res_conv.{i}.res_conv{n}", CAMERA, CAMERA)
-    shapes |= linear("camera_head.more_mlps.0", CAMERA, CAMERA)
-    shapes |= linear("camera_head.more_mlps.2", CAMERA, CAMERA)
-    shapes |= linear("camera_head.fc_t", 3, CAMERA) | linear("camera_head.fc_rot", 9, CAMERA)
-    shapes |= decoder("global_points_decoder", POINT, context=True)
-    return shapes | linear("global_point_head.proj", 3 * PATCH**2, POINT)
 
 
 def model_shapes(config=CONFIG):
     """What a model with an expert of these sizes wants."""
     shapes = {}
     for i in range(LAYERS):
-        side = attention_side("layer", "")
+        side = attention_side(SIZES, "layer", "")
         shapes |= {
             name.replace("layer.", f"layers.{i}.", 1).replace("self_attn.", ""): shape
             for name, shape in side.items()
@@ -99,25 +38,7 @@ def model_shapes(config=CONFIG):
 
 @pytest.fixture
 def tensors():
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(shape, generator=generator).bfloat16()
-        for name, shape in upstream_shapes().items()
-    }
-
-
-def write(folder, tensors, shards=1):
-    if shards == 1:
-        save_file(tensors, folder / WEIGHTS)
-        return folder
-    placed = {}
-    for i in range(shards):
-        part = dict(list(tensors.items())[i::shards])
-        file = f"model-{i + 1:05d}-of-{shards:05d}.safetensors"
-        save_file(part, folder / file)
-        placed |= dict.fromkeys(part, file)
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
-    return folder
+    return upstream_tensors(SIZES)
 
 
 # --- names --------------------------------------------------------------------------------
