@@ -31,6 +31,7 @@ from spatialprior.objectives.scene import scene_counts, scene_losses
 from spatialprior.priors.geometry_expert.config import GeometryExpertConfig
 from spatialprior.priors.geometry_expert.expert import (
     INIT_STD,
+    LINEAR_PARTS,
     FinalNorm,
     LayerExpert,
     plain_linear,
@@ -130,7 +131,8 @@ class GeometryExpert(PriorInjector):
             else:
                 layers.append(LayerExpert(parts, config, outer, head_dim))
         self.width, self.layers = width, nn.ModuleList(layers)
-        self.norm = FinalNorm(backbone.final_norm(), outer, width)
+        copied = config.form == "lora" or config.init == "copy"
+        self.norm = FinalNorm(backbone.final_norm(), outer, width, copy=copied)
         self.projector = nn.Linear(self.encoder.channels, width)
         nn.init.normal_(self.projector.weight, std=INIT_STD)
         nn.init.zeros_(self.projector.bias)
@@ -156,7 +158,12 @@ class GeometryExpert(PriorInjector):
                 parameter.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
-        return list(self.layers)
+        # A layer's twin is called once for each part, so the parts are what is gathered. Low-rank updates are
+        # small and go with the rest, as norms and scales do.
+        found: list[nn.Module] = []
+        for layer in self.layers if self.config.expert.form != "lora" else ():
+            found += [layer.get_submodule(name) for name in LINEAR_PARTS]
+        return found
 
     def optim_groups(self, base_lr: float) -> Iterable[dict[str, Any]]:
         params = [p for p in self.parameters() if p.requires_grad]
@@ -255,10 +262,11 @@ class GeometryExpert(PriorInjector):
             return []
         hidden = taps[FINAL_HIDDEN]
         # What no clip of this batch reaches still takes part, for processes in step with each other.
+        # The layers' twins, norm and projector are called all the same, with no token.
         nothing = hidden.flatten(0, 1)[:0].sum().float()
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                nothing = nothing + parameter.flatten()[:0].sum().float()
+        unmet = [self.heads, self.vision] if self.config.train_encoder else [self.heads]
+        for parameter in (p for part in unmet for p in part.parameters()):
+            nothing = nothing + parameter.flatten()[:0].sum().float()
         counts = self.counts(context)
         sums = dict.fromkeys(counts, nothing)
         found = self._read(hidden, context, list(context.truths), with_global=True)
