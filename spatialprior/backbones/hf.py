@@ -269,6 +269,19 @@ class HFBackbone(Backbone):
             self._router.remove()
         self._router = None
 
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        router = self._router
+        self.unroute()
+        try:
+            with super().bare():
+                yield
+        finally:
+            self.unroute()
+            if router is not None:
+                router.install()
+            self._router = router
+
     def lora_targets(self, roles: Iterable[str]) -> list[str]:
         """Full names of the decoder's linear maps that play ``roles`` (of ``attention`` and ``mlp``)."""
         return lora.target_names(self.hf, self.decoder_layers, roles)

@@ -101,25 +101,26 @@ class Router:
         norm: tuple[nn.Module, Twin],
     ) -> None:
         self.layers = list(layers)
-        self.routed: list[nn.Module] = []
+        self.states = [State() for _ in layers]
         self.final = State()
+        self.routed = [_RoutedPart("norm", norm[0], norm[1], self.final)]
+        for own, twin, state in zip(parts, twins, self.states, strict=True):
+            self.routed += [_RoutedPart(name, part, twin, state) for name, part in own.items()]
+        self.install()
+
+    def install(self) -> None:
+        """Put the twins in place, again after :meth:`remove`."""
         classes: dict[type[nn.Module], type[nn.Module]] = {}
-        for layer, own, twin in zip(layers, parts, twins, strict=True):
-            state = State()
+        for layer, state in zip(self.layers, self.states, strict=True):
             layer._reserved = state  # type: ignore[assignment]
             layer.__class__ = classes.setdefault(type(layer), _knowing(type(layer)))
-            for name, part in own.items():
-                self._send(name, part, twin, state)
-        self._send("norm", norm[0], norm[1], self.final)
-
-    def _send(self, name: str, part: nn.Module, twin: Twin, state: State) -> None:
-        part.forward = _RoutedPart(name, part, twin, state)  # type: ignore[method-assign]
-        self.routed.append(part)
+        for routed in self.routed:
+            routed.stock.forward = routed  # type: ignore[method-assign]
 
     def remove(self) -> None:
         """Every module as it was."""
-        for part in self.routed:
-            del part.__dict__["forward"]
+        for routed in self.routed:
+            del routed.stock.__dict__["forward"]
         for layer in self.layers:
             del layer.__dict__["_reserved"]
             layer.__class__ = type(layer).__mro__[1]

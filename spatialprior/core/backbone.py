@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -155,6 +156,16 @@ class Backbone(nn.Module):
     @abstractmethod
     def unroute(self) -> None:
         """Undo :meth:`route`: the stock modules as they were."""
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Inside, no prior is attached and others may be; afterwards all is as it was."""
+        before = self.editor, self.echo_views, self.reserve
+        self.editor, self.echo_views, self.reserve = None, False, None
+        try:
+            yield
+        finally:
+            self.editor, self.echo_views, self.reserve = before
 
     @property
     @abstractmethod

@@ -179,10 +179,9 @@ def _verify_kept(
     with _evaluating(model), torch.no_grad():
         plain, flops = _edited_logits(model, (), batch)
         wanted, edited_flops = _edited_logits(model, kept, batch)
-        echo = backbone.echo_views
-        again = attach_kept(backbone, written, about)
-        backbone.echo_views = echo
-        found, _ = _edited_logits(again, kept, batch)
+        with backbone.bare():
+            again = attach_kept(backbone, written, about)
+            found, _ = _edited_logits(again, kept, batch)
         images = batch.clips[0].images
         assert isinstance(images, Tensor)
         with FlopCounterMode(display=False) as frozen:

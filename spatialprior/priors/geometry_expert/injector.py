@@ -6,7 +6,7 @@ G²VLM-style, re-implementation of arXiv 2511.21688; not verified against the of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -127,6 +127,7 @@ class GeometryExpert(PriorInjector):
             parts = backbone.token_parts(index)
             head_dim = plain_linear(parts["q_proj"]).out_features // backbone.num_heads[0]
             if config.form == "lora":
+                _refuse_adapters(parts)
                 layers.append(LoraLayerExpert(parts, config, head_dim))
             else:
                 layers.append(LayerExpert(parts, config, outer, head_dim))
@@ -302,3 +303,12 @@ class GeometryExpert(PriorInjector):
     ) -> dict[int, Readout]:
         own = hidden[..., : self.width]
         return read_out(self.heads, own, context.reserved, clips, with_global=with_global)
+
+
+def _refuse_adapters(parts: Mapping[str, nn.Module]) -> None:
+    """Raise ``ValueError`` where an export would merge adapters into weights that the expert shares."""
+    if any(hasattr(module, "base_layer") for part in parts.values() for module in part.modules()):
+        raise ValueError(
+            "expert.form=lora shares the backbone's weights, which backbone.lora changes when they are merged for "
+            "the export: set expert.form=full or narrow, or leave backbone.lora out"
+        )
