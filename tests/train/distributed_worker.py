@@ -88,7 +88,7 @@ FUSED = {
     for fusion in ("token_gate", "cross_attention")
 }
 
-WITH_TEXT = {"clips": "text", "steps": 6, "expert": "full"}
+WITH_TEXT = {"clips": "text", "steps": 4, "expert": "full"}
 # The geometry expert; of two processes one may have a pass of text alone.
 ROUTED = {
     f"{name}_{variant}": dataclasses.replace(

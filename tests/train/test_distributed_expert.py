@@ -47,7 +47,9 @@ def test_two_processes_follow_one(
     moved = {name for name, tensor in trained.items() if not torch.equal(start[name], tensor)}
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     assert moved <= trains
-    assert {name for name in trains if name.startswith("priors.")} <= moved
+    still = {name for name in trains - moved if name.startswith("priors.")}
+    # At first all cameras turn alike: where they are together does not show in relative poses.
+    assert still <= {"priors.geometry.heads.camera.translation.bias"}
 
 
 def test_one_process_has_a_pass_of_text_alone_where_the_other_has_views() -> None:
@@ -58,7 +60,7 @@ def test_one_process_has_a_pass_of_text_alone_where_the_other_has_views() -> Non
             ClipStream(Clips("text"), None, 4),
             tiny_backbone().encoder(),
             first_step=0,
-            steps=6,
+            steps=4,
             micro_batch=1,
             rank=rank,
             ranks=2,
