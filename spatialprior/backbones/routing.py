@@ -115,7 +115,7 @@ class Router:
             layer._reserved = state  # type: ignore[assignment]
             layer.__class__ = classes.setdefault(type(layer), _knowing(type(layer)))
         for routed in self.routed:
-            routed.stock.forward = routed  # type: ignore[method-assign]
+            routed.stock.forward = routed
 
     def remove(self) -> None:
         """Every module as it was."""

@@ -85,7 +85,7 @@ def export_model(
         model: The trained model (unwrapped); not modified.
         folder: Where to write.
         recipe_hash: Identifies the settings of the run.
-        check: Batch on which logits are compared; by default two images of noise and a word.
+        check: Prompts on which logits are compared; by default two images of noise and a word.
 
     Raises:
         ExportError: A prior cannot be exported, ``folder`` holds something else, or the stock load does
@@ -177,9 +177,11 @@ def _verify_kept(
     # Around the backbone in memory: what the stock weights do has been verified without priors.
     mine = {name: model.injectors[name] for name in kept}
     with _evaluating(model), torch.no_grad():
-        plain, flops = _edited_logits(model, (), batch)
         wanted, edited_flops = _edited_logits(model, kept, batch)
         with backbone.bare():
+            # Stock has no further tokens either; prompts end in the same one.
+            stock = backbone.encoder().prompts(batch.clips).to(batch.labels.device)
+            plain, flops = _edited_logits(model, (), stock)
             again = attach_kept(backbone, written, about)
             found, _ = _edited_logits(again, kept, batch)
         images = batch.clips[0].images
@@ -191,7 +193,7 @@ def _verify_kept(
     return {
         "kept": sorted(kept),
         "identical_logits": torch.equal(found, wanted),
-        "changes_logits": not torch.equal(wanted, plain),
+        "changes_logits": not torch.equal(wanted[:, -1], plain[:, -1]),
         "kept_parameters": sum(entry["parameters"] for entry in kept.values()),
         "frozen_parameters": sum(map(_count, modules)),
         "flops": flops,

@@ -73,9 +73,9 @@ class Engine:
         return norm
 
     def drop_untouched(self) -> None:
-        """Forget gradients that are zero in every process, of the backbone's weights that no clip of the step met.
+        """Forget gradients that are zero in every process, of backbone weights that no clip of the step met.
 
-        A single process has none there, and AdamW leaves such weights alone. Priors have theirs everywhere.
+        A single process has none there, and AdamW leaves such weights alone. Priors always have a gradient.
         """
         touched = [p for p in self.model.backbone.parameters() if p.grad is not None]
         if self.accelerator.num_processes == 1 or not touched:

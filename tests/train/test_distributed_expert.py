@@ -1,4 +1,4 @@
-"""Two gloo processes that train a geometry expert follow the single one, where one of them may have text alone."""
+"""Two gloo processes that train a geometry expert follow the single one, one of them with text alone."""
 
 from __future__ import annotations
 

@@ -140,7 +140,9 @@ class FinalNorm(nn.Module):
     def __init__(self, stock: nn.Module, outer: int, width: int, *, copy: bool = False) -> None:
         super().__init__()
         self.outer = outer
-        gains = stock.get_parameter("weight").detach().clone().float() if copy else torch.ones(width)
+        gains = (
+            stock.get_parameter("weight").detach().clone().float() if copy else torch.ones(width)
+        )
         self.weight = nn.Parameter(gains)
         self.eps = norm_eps(stock)
 

@@ -309,6 +309,6 @@ def _refuse_adapters(parts: Mapping[str, nn.Module]) -> None:
     """Raise ``ValueError`` where an export would merge adapters into weights that the expert shares."""
     if any(hasattr(module, "base_layer") for part in parts.values() for module in part.modules()):
         raise ValueError(
-            "expert.form=lora shares the backbone's weights, which backbone.lora changes when they are merged for "
-            "the export: set expert.form=full or narrow, or leave backbone.lora out"
+            "expert.form=lora shares the backbone's weights, into which the export merges backbone.lora: "
+            "set expert.form=full or narrow, or leave backbone.lora out"
         )

@@ -86,7 +86,9 @@ def test_losses_count_both_kinds_of_tokens():
 
 
 def test_tokens_that_nobody_reserves_are_refused_in_one_line():
-    message = r"prior 'gasp' reads tokens that another prior reserves, and none does; .*geometry_expert"
+    message = (
+        r"prior 'gasp' reads tokens that another prior reserves, and none does; .*geometry_expert"
+    )
     for tokens in ("reserved", "both"):
         with pytest.raises(ValueError, match=message) as error:
             SpatialModel(tiny_backbone(), {"gasp": gasp(tokens=tokens)})

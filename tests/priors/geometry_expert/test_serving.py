@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from spatialprior.backbones.lora import LoraOptions
 from spatialprior.core.batch import ClipBatch
-from spatialprior.core.clip import MultiViewClip
+from spatialprior.core.clip import MultiViewClip, Question
 from spatialprior.eval.generate_packed import generate_packed
 from spatialprior.export import export_model, load_export, load_model
 from spatialprior.geometry.scene import ScenePrediction
@@ -87,17 +87,16 @@ def test_replies_three_ways(kind, positions):
         assert torch.equal(found[~ended], tokens[~ended, step]), step
         ended |= torch.isin(tokens[:, step], stops)
     replies = encoder.decode(tokens)
-    assert [encoder.decode(backbone.generate(encoder.prompts([c]), TOKENS))[0] for c in asked()] == replies
+
+    def alone(clip: MultiViewClip, question: Question) -> str:
+        prompt = encoder.prompts([clip.with_questions((question,))])
+        return encoder.decode(backbone.generate(prompt, TOKENS))[0]
+
+    assert [alone(clip, clip.questions[0]) for clip in asked()] == replies
     # All questions of a clip behind one prefix.
-    packed = [replace(asked()[0], questions=asked()[0].questions + asked()[1].questions)]
-    packed += [replace(asked()[1], questions=asked()[1].questions), text_only()]
-    apart = [
-        [
-            encoder.decode(backbone.generate(encoder.prompts([clip.with_questions((q,))]), TOKENS))[0]
-            for q in clip.questions
-        ]
-        for clip in packed
-    ]
+    first, second, text = asked()
+    packed = [first.with_questions(first.questions + second.questions), second, text]
+    apart = [[alone(clip, question) for question in clip.questions] for clip in packed]
     assert generate_packed(backbone, packed, TOKENS) == apart
     # The expert has a say in it: without it the same questions are answered otherwise.
     backbone.editor = None
@@ -139,6 +138,8 @@ def test_an_export_answers_and_predicts_as_the_model_in_memory(settings, tmp_pat
     report = export_model(whole, folder, recipe_hash="x")
     assert report.is_stock and report.kept is not None
     assert report.kept["identical_logits"] and report.kept["changes_logits"]
+    # Against the stock model, which has no geometry tokens.
+    assert report.kept["fusion_flops"] > 0.1 * report.kept["flops"], report.kept
     # The model in memory is as it was: weights, what trains, and its path through the decoder.
     assert {name: p.requires_grad for name, p in whole.named_parameters()} == training
     assert all(torch.equal(t, before[name]) for name, t in whole.state_dict().items())
@@ -153,7 +154,8 @@ def test_an_export_answers_and_predicts_as_the_model_in_memory(settings, tmp_pat
     loaded = load_model(folder)
     with torch.no_grad():
         assert torch.equal(loaded.backbone(batch).hidden, wanted)
-    assert torch.equal(loaded.backbone.encoder().prompts(asked()).inputs["input_ids"], batch.inputs["input_ids"])
+    again = loaded.backbone.encoder().prompts(asked())
+    assert torch.equal(again.inputs["input_ids"], batch.inputs["input_ids"])
     assert torch.equal(loaded.backbone.generate(batch, TOKENS), replies)
     clips = asked()
     assert_same(scenes(loaded, clips), scenes(whole, clips), atol=0)
