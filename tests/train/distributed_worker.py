@@ -45,6 +45,7 @@ class Scenario:
     frozen: bool = False
     expert: str = ""
     stage: str = "vg_ce"
+    own_encoder: bool = False
 
 
 ENGINES = {"ddp": "none", "fsdp2": "fsdp2"}
@@ -99,6 +100,7 @@ ROUTED = {
         "vg_ce": {},
         "checkpointing": {"checkpointing": "nonreentrant", "micro_batch": 2},
         "ce_ce": {"stage": "ce_ce"},
+        "own_encoder": {"own_encoder": True},
         # Nothing of the backbone trains, and no view goes through it.
         "geometry": {"stage": "geometry", "expert": "lora"},
     }.items()
@@ -175,7 +177,8 @@ def priors(scenario: Scenario) -> dict[str, PriorInjector]:
         heads = {"width": 16, "blocks": 1, "heads": 2, "point_width": 16, "camera_width": 16}
         expert = {"form": scenario.expert, "rank": 4, "alpha": 8}
         settings = {"encoder": encoder, "heads": heads, "expert": expert, "cache_gb": 0.05}
-        config = GeometryExpert.Config(stage=scenario.stage, **settings)
+        settings |= {"stage": scenario.stage, "train_encoder": scenario.own_encoder}
+        config = GeometryExpert.Config(**settings)
         return {"geometry": GeometryExpert(config)}
     if not scenario.fusion:
         config = Gasp.Config(

@@ -138,8 +138,8 @@ def test_an_export_answers_and_predicts_as_the_model_in_memory(settings, tmp_pat
     report = export_model(whole, folder, recipe_hash="x")
     assert report.is_stock and report.kept is not None
     assert report.kept["identical_logits"] and report.kept["changes_logits"]
-    # Against the stock model, which has no geometry tokens.
-    assert report.kept["fusion_flops"] > 0.1 * report.kept["flops"], report.kept
+    # Against the stock model, which has no geometry tokens: their way through the decoder counts.
+    assert report.kept["fusion_flops"] > 0.02 * report.kept["flops"]
     # The model in memory is as it was: weights, what trains, and its path through the decoder.
     assert {name: p.requires_grad for name, p in whole.named_parameters()} == training
     assert all(torch.equal(t, before[name]) for name, t in whole.state_dict().items())
