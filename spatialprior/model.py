@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -98,6 +99,11 @@ class SpatialModel(nn.Module):
     def injectors(self) -> dict[str, PriorInjector]:
         """The attached priors by name, in the recipe's order."""
         return {name: cast("PriorInjector", prior) for name, prior in self.priors.items()}
+
+    def blocks(self) -> list[nn.Module]:
+        """Units in which the weights are sharded: the backbone's and the priors'."""
+        own = (prior.blocks() for prior in self.injectors.values())
+        return [*self.backbone.blocks(), *chain.from_iterable(own)]
 
     def set_lockstep(self, on: bool) -> None:
         """Run every part on every batch, with a zero loss where there is nothing to score.

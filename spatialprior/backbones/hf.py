@@ -270,17 +270,17 @@ class HFBackbone(Backbone):
         self._router = None
 
     @contextmanager
-    def other_route(self) -> Iterator[None]:
-        kept, reserve = self._router, self.reserve
+    def bare(self) -> Iterator[None]:
+        router = self._router
         self.unroute()
-        self.reserve = None
         try:
-            yield
+            with super().bare():
+                yield
         finally:
             self.unroute()
-            self._router, self.reserve = kept, reserve
-            if kept is not None:
-                kept.install()
+            if router is not None:
+                router.install()
+            self._router = router
 
     def lora_targets(self, roles: Iterable[str]) -> list[str]:
         """Full names of the decoder's linear maps that play ``roles`` (of ``attention`` and ``mlp``)."""

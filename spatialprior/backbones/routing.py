@@ -1,8 +1,7 @@
 """Reserved tokens take another path: twins of everything that a decoder layer does to each token by itself.
 
 No module is wrapped and no key changes. The parts get a ``forward`` of their own, and each layer a subclass of
-its class that knows which tokens to send where. They know it from a keyword argument of the layer, because that
-is what
+its class that knows which tokens to send where. It knows that from a keyword argument, because those are what
 gradient checkpointing keeps: it runs the layer again with the arguments of the first time, hooks left out.
 """
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from spatialprior.core.backbone import Twin
 
+_OURS = "_knows_reserved_rows"
 KEYWORD = "reserved_rows"
 """The decoder hands keyword arguments that it does not know to its layers."""
 
@@ -78,7 +78,8 @@ def _knowing(cls: type[nn.Module]) -> type[nn.Module]:
         finally:
             self._reserved.rows = None
 
-    return type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
+    body = {"forward": forward, "__module__": cls.__module__, _OURS: True}
+    return type(cls.__name__, (cls,), body)
 
 
 class Router:
@@ -102,31 +103,34 @@ class Router:
         norm: tuple[nn.Module, Twin],
     ) -> None:
         self.layers = list(layers)
-        self.parts, self.twins, self.norm = list(parts), list(twins), norm
-        self.routed: list[nn.Module] = []
+        self.states = [State() for _ in layers]
         self.final = State()
+        self.routed = [_RoutedPart("norm", norm[0], norm[1], self.final)]
+        for own, twin, state in zip(parts, twins, self.states, strict=True):
+            self.routed += [_RoutedPart(name, part, twin, state) for name, part in own.items()]
         self.install()
 
     def install(self) -> None:
-        """Put the twins in place (again)."""
+        """Put the twins in place, again after :meth:`remove`."""
         classes: dict[type[nn.Module], type[nn.Module]] = {}
-        for layer, own, twin in zip(self.layers, self.parts, self.twins, strict=True):
-            state = State()
+        for layer, state in zip(self.layers, self.states, strict=True):
+            if "forward" in layer.__dict__:
+                raise ValueError(
+                    "the decoder layers are compiled already, which hides them from a prior's path through them: "
+                    "set scale.compile=false"
+                )
             layer.__dict__["_reserved"] = state
             layer.__class__ = classes.setdefault(type(layer), _knowing(type(layer)))
-            for name, part in own.items():
-                self._send(name, part, twin, state)
-        self._send("norm", *self.norm, self.final)
-
-    def _send(self, name: str, part: nn.Module, twin: Twin, state: State) -> None:
-        part.forward = _RoutedPart(name, part, twin, state)
-        self.routed.append(part)
+        for routed in self.routed:
+            routed.stock.forward = routed
 
     def remove(self) -> None:
         """Every module as it was."""
-        for part in self.routed:
-            del part.__dict__["forward"]
-        self.routed = []
+        for routed in self.routed:
+            del routed.stock.__dict__["forward"]
         for layer in self.layers:
             del layer.__dict__["_reserved"]
-            layer.__class__ = type(layer).__mro__[1]
+            # Sharding may have put a class of its own around ours.
+            (ours,) = (cls for cls in type(layer).__mro__ if _OURS in cls.__dict__)
+            if type(layer) is ours:
+                layer.__class__ = ours.__mro__[1]

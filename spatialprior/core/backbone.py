@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -157,9 +157,15 @@ class Backbone(nn.Module):
     def unroute(self) -> None:
         """Undo :meth:`route`: the stock modules as they were."""
 
-    @abstractmethod
-    def other_route(self) -> AbstractContextManager[None]:
-        """No path and nothing reserved, or another one's, for a while; afterwards the present one is back."""
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Inside, no prior is attached and others may be; afterwards all is as it was."""
+        before = self.editor, self.echo_views, self.reserve
+        self.editor, self.echo_views, self.reserve = None, False, None
+        try:
+            yield
+        finally:
+            self.editor, self.echo_views, self.reserve = before
 
     @property
     @abstractmethod

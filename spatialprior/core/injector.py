@@ -134,7 +134,10 @@ class PriorInjector(nn.Module):
         return [{"params": params, "lr": base_lr}] if params else []
 
     def blocks(self) -> list[nn.Module]:
-        """Repeated modules, the units in which its weights are sharded; what is in none goes with the rest."""
+        """Repeated modules, the units in which its weights are sharded; what is in none goes with the rest.
+
+        Each is called as a module, once a pass: what gathers and drops its weights hangs on that call.
+        """
         return []
 
     def provenance(self) -> dict[str, str]:

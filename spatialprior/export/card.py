@@ -25,8 +25,8 @@ def card(about: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Any] | None
     kept = ", ".join(costs["kept"])
     fusion, frozen = costs["fusion_flops"], costs["frozen_flops"]
     return head + (
-        f"**Inference has changed.** {kept} changes the visual tokens of every prompt, so the stock checkpoint "
-        "in this folder alone gives other answers than the trained model. Load both:\n\n"
+        f"**Inference has changed.** {kept} changes or adds tokens of the views in every prompt, so the stock "
+        "checkpoint in this folder alone gives other answers than the trained model. Load both:\n\n"
         "```python\nfrom spatialprior.export import load_model\n\n"
         "model = load_model(FOLDER)\nencoder = model.backbone.encoder()\n"
         "tokens = model.backbone.generate(encoder.prompts([clip]), max_new_tokens=16)\n"
@@ -37,7 +37,7 @@ def card(about: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Any] | None
         f"| parameters kept beside it | {costs['kept_parameters']:,} |\n"
         f"| parameters of frozen models it needs | {costs['frozen_parameters']:,} |\n"
         f"| FLOPs of the stock model | {costs['flops']:.3g} |\n"
-        f"| more for the fusion | {fusion:.3g} ({fusion / costs['flops']:.1%}) |\n"
+        f"| more in the model itself | {fusion:.3g} ({fusion / costs['flops']:.1%}) |\n"
         f"| more for frozen models, unless their features are kept | {frozen:.3g} "
         f"({frozen / costs['flops']:.1%}) |\n"
     )

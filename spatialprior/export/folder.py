@@ -85,7 +85,7 @@ def export_model(
         model: The trained model (unwrapped); not modified.
         folder: Where to write.
         recipe_hash: Identifies the settings of the run.
-        check: Batch on which logits are compared; by default two images of noise and a word.
+        check: Prompts on which logits are compared; by default two images of noise and a word.
 
     Raises:
         ExportError: A prior cannot be exported, ``folder`` holds something else, or the stock load does
@@ -178,15 +178,12 @@ def _verify_kept(
     mine = {name: model.injectors[name] for name in kept}
     with _evaluating(model), torch.no_grad():
         wanted, edited_flops = _edited_logits(model, kept, batch)
-        echo = backbone.echo_views
-        with backbone.other_route():
-            bare = batch
-            if batch.reserved is not None:
-                bare = backbone.encoder()(batch.clips).to(batch.labels.device)
-            plain, flops = _edited_logits(model, (), bare)
+        with backbone.bare():
+            # Stock has no further tokens either; prompts end in the same one.
+            stock = backbone.encoder().prompts(batch.clips).to(batch.labels.device)
+            plain, flops = _edited_logits(model, (), stock)
             again = attach_kept(backbone, written, about)
             found, _ = _edited_logits(again, kept, batch)
-        backbone.echo_views = echo
         images = batch.clips[0].images
         assert isinstance(images, Tensor)
         with FlopCounterMode(display=False) as frozen:

@@ -23,7 +23,7 @@ class Weights:
     Attributes:
         frozen, trained: By whether they take part in the optimisation.
         master: What an optimiser's float32 copies of trained weights of another dtype would take.
-        block: The largest decoder layer or vision block.
+        block: The largest unit that is sharded by itself, mostly a decoder layer or a vision block.
         root: Everything outside of these.
         dtypes: ``frozen`` or ``trained`` -> dtypes in use.
     """
@@ -38,7 +38,7 @@ class Weights:
 
 def weights_of(model: SpatialModel) -> Weights:
     """Count a model's weights, shared ones once."""
-    sizes = [_bytes(block.parameters()) for block in model.backbone.blocks()]
+    sizes = [_bytes(block.parameters()) for block in model.blocks()]
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = [p for p in model.parameters() if not p.requires_grad]
     return Weights(

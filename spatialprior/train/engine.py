@@ -73,11 +73,11 @@ class Engine:
         return norm
 
     def drop_untouched(self) -> None:
-        """Forget gradients that are zero in every process, of weights that no clip of the step met.
+        """Forget gradients that are zero in every process, of backbone weights that no clip of the step met.
 
-        A single process has none there, and AdamW leaves such weights alone.
+        A single process has none there, and AdamW leaves such weights alone. Priors always have a gradient.
         """
-        touched = [p for p in self.trainable().values() if p.grad is not None]
+        touched = [p for p in self.model.backbone.parameters() if p.grad is not None]
         if self.accelerator.num_processes == 1 or not touched:
             return
         flags = torch.stack([_local(p.grad).any().float() for p in touched if p.grad is not None])

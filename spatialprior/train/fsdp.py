@@ -22,7 +22,7 @@ class FullyShardedModelError(ValueError):
 
 
 class FullySharded(Engine):
-    """FSDP2. Each decoder layer and vision block is a unit of its own; the rest is gathered with the root.
+    """FSDP2. Decoder layers, vision blocks and blocks of priors are units; the rest is gathered with the root.
 
     Gradients are reduced after every micro-batch: keeping them whole until the last one would take the memory
     that sharding is there to save.
@@ -41,7 +41,7 @@ class FullySharded(Engine):
         # Gradients are summed in float32 whatever the weights are; autocast decides what is computed in.
         policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
         _check_dtypes(self.model)
-        for block in self.model.backbone.blocks():
+        for block in self.model.blocks():
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(self.model, mesh=mesh, mp_policy=policy)
         self._module = self.model

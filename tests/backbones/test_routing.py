@@ -382,3 +382,22 @@ def test_placed_keeps_what_comes_before() -> None:
     assert torch.equal(after[:, 2], before[:, 2])
     first = int(batch.reserved.view[0].ge(0).nonzero()[0])
     assert torch.equal(after[:, 0, : first + 1], before[:, 0, : first + 1])
+
+
+def test_bare_is_stock_inside_and_routed_again_afterwards() -> None:
+    backbone = reserving()
+    batch = backbone.encoder()(clips())
+    stock = backbone(batch).hidden
+    scaled(backbone)
+    backbone.editor = lambda batch: {RESERVED_TOKENS: [lambda tokens: tokens + 0.5]}
+    routed, reserve = backbone(batch).hidden, backbone.reserve
+    with pytest.raises(RuntimeError, match="inside"), backbone.bare():
+        assert backbone.encoder()(clips()).reserved is None
+        assert torch.equal(backbone(batch).hidden, stock)
+        scaled(backbone)  # others may be attached, and are gone afterwards
+        raise RuntimeError("inside")
+    assert backbone.reserve is reserve
+    assert torch.equal(backbone(batch).hidden, routed)
+    backbone.editor = None
+    backbone.unroute()
+    assert torch.equal(backbone(batch).hidden, stock)

@@ -17,6 +17,7 @@ from spatialprior.core.injector import PriorInjector
 from spatialprior.data.stream import ClipStream
 from spatialprior.model import SpatialModel
 from spatialprior.priors.gasp.injector import Gasp
+from spatialprior.priors.geometry_expert.injector import GeometryExpert
 from spatialprior.priors.vega3d.injector import Vega3d
 from spatialprior.testing import plane_clip, tiny_backbone
 from spatialprior.train.accelerator import make_accelerator
@@ -42,6 +43,9 @@ class Scenario:
     max_tokens: int = 0
     fusion: str = ""
     frozen: bool = False
+    expert: str = ""
+    stage: str = "vg_ce"
+    own_encoder: bool = False
 
 
 ENGINES = {"ddp": "none", "fsdp2": "fsdp2"}
@@ -83,6 +87,23 @@ FUSED = {
     f"{name}_{fusion}": Scenario(sharding=ENGINES[name], clips="text", steps=6, fusion=fusion)
     for name in ("ddp", "fsdp2")
     for fusion in ("token_gate", "cross_attention")
+}
+
+WITH_TEXT = {"clips": "text", "steps": 4, "expert": "full"}
+# The geometry expert; of two processes one may have a pass of text alone.
+ROUTED = {
+    f"{name}_{variant}": dataclasses.replace(
+        Scenario(**{**WITH_TEXT, **changes}), sharding=ENGINES[name]
+    )
+    for name in ("ddp", "fsdp2")
+    for variant, changes in {
+        "vg_ce": {},
+        "checkpointing": {"checkpointing": "nonreentrant", "micro_batch": 2},
+        "ce_ce": {"stage": "ce_ce"},
+        "own_encoder": {"own_encoder": True},
+        # Nothing of the backbone trains, and no view goes through it.
+        "geometry": {"stage": "geometry", "expert": "lora"},
+    }.items()
 }
 
 
@@ -151,6 +172,14 @@ def make_trainer(scenario: Scenario, folder: Path) -> Trainer:
 
 
 def priors(scenario: Scenario) -> dict[str, PriorInjector]:
+    if scenario.expert:
+        encoder = {"kind": "dinov2_reg", "path": "nano", "weights": "random", "size": [32, 32]}
+        heads = {"width": 16, "blocks": 1, "heads": 2, "point_width": 16, "camera_width": 16}
+        expert = {"form": scenario.expert, "rank": 4, "alpha": 8}
+        settings = {"encoder": encoder, "heads": heads, "expert": expert, "cache_gb": 0.05}
+        settings |= {"stage": scenario.stage, "train_encoder": scenario.own_encoder}
+        config = GeometryExpert.Config(**settings)
+        return {"geometry": GeometryExpert(config)}
     if not scenario.fusion:
         config = Gasp.Config(
             embedding_dim=8, anchors=[4, 8], layers=scenario.layers, max_anchors=20
@@ -170,7 +199,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out, *names = sys.argv[1:]
     for name in names:
-        train({**SCENARIOS, **FUSED}[name], Path(out) / name)
+        train({**SCENARIOS, **FUSED, **ROUTED}[name], Path(out) / name)
 
 
 if __name__ == "__main__":

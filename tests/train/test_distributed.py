@@ -64,14 +64,18 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return load_file(folder / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
 
 
-def follows(mine: Path, theirs: Path, steps: int = STEPS) -> None:
-    """The same curve to six digits; the same weights but for what AdamW makes of rounding noise."""
+def follows(mine: Path, theirs: Path, steps: int = STEPS, rough: tuple[str, ...] = ()) -> None:
+    """The same curve to six digits; the same weights but for what AdamW makes of rounding noise.
+
+    Losses that end in one of ``rough`` are the same to four.
+    """
     logs = [list(read_log(folder / "log.jsonl")) for folder in (mine, theirs)]
     assert [line["step"] for line in logs[0]] == list(range(1, steps + 1))
     for a, b in zip(*logs, strict=True):
         for key in b:
             if key.startswith(("loss", "raw/", "weighted/", "lr/")):
-                assert a[key] == pytest.approx(b[key], rel=2e-6, abs=1e-7), (a["step"], key)
+                rel = 1e-4 if key.endswith(rough) else 2e-6
+                assert a[key] == pytest.approx(b[key], rel=rel, abs=1e-7), (a["step"], key)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-5)
     ours, others = weights(mine, steps), weights(theirs, steps)
     assert ours.keys() == others.keys()

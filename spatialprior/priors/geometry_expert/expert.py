@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ATTENTION_INPUTS = ("q_proj", "k_proj", "v_proj")
+LINEAR_PARTS = (*ATTENTION_INPUTS, "o_proj", "mlp")
 INIT_STD = 0.02
 
 
@@ -135,12 +136,15 @@ class LayerExpert(nn.Module):
 
 
 class FinalNorm(nn.Module):
-    """The twin of the norm behind the last layer."""
+    """The twin of the norm behind the last layer; with ``copy`` it starts with that one's weights."""
 
-    def __init__(self, stock: nn.Module, outer: int, width: int) -> None:
+    def __init__(self, stock: nn.Module, outer: int, width: int, *, copy: bool = False) -> None:
         super().__init__()
         self.outer = outer
-        self.weight = nn.Parameter(torch.ones(width))
+        gains = (
+            stock.get_parameter("weight").detach().clone().float() if copy else torch.ones(width)
+        )
+        self.weight = nn.Parameter(gains)
         self.eps = norm_eps(stock)
 
     def forward(self, part: str, tokens: Tensor, stock: nn.Module) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -32,6 +32,7 @@ from spatialprior.objectives.scene import scene_counts, scene_losses
 from spatialprior.priors.geometry_expert.config import GeometryExpertConfig
 from spatialprior.priors.geometry_expert.expert import (
     INIT_STD,
+    LINEAR_PARTS,
     FinalNorm,
     LayerExpert,
     plain_linear,
@@ -132,11 +133,13 @@ class GeometryExpert(PriorInjector):
             parts = backbone.token_parts(index)
             head_dim = plain_linear(parts["q_proj"]).out_features // backbone.num_heads[0]
             if config.form == "lora":
+                _refuse_adapters(parts)
                 layers.append(LoraLayerExpert(parts, config, head_dim))
             else:
                 layers.append(LayerExpert(parts, config, outer, head_dim))
         self.width, self.layers = width, nn.ModuleList(layers)
-        self.norm = FinalNorm(backbone.final_norm(), outer, width)
+        copied = config.form == "lora" or config.init == "copy"
+        self.norm = FinalNorm(backbone.final_norm(), outer, width, copy=copied)
         self.projector = nn.Linear(self.encoder.channels, width)
         nn.init.normal_(self.projector.weight, std=INIT_STD)
         nn.init.zeros_(self.projector.bias)
@@ -185,7 +188,12 @@ class GeometryExpert(PriorInjector):
                 parameter.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
-        return list(self.layers)
+        # A layer's twin is called once for each part, so the parts are what is gathered. Low-rank updates are
+        # small and go with the rest, as norms and scales do.
+        found: list[nn.Module] = []
+        for layer in self.layers if self.config.expert.form != "lora" else ():
+            found += [layer.get_submodule(name) for name in LINEAR_PARTS]
+        return found
 
     def optim_groups(self, base_lr: float) -> Iterable[dict[str, Any]]:
         params = [p for p in self.parameters() if p.requires_grad]
@@ -284,10 +292,11 @@ class GeometryExpert(PriorInjector):
             return []
         hidden = taps[FINAL_HIDDEN]
         # What no clip of this batch reaches still takes part, for processes in step with each other.
+        # The layers' twins, norm and projector are called all the same, with no token.
         nothing = hidden.flatten(0, 1)[:0].sum().float()
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                nothing = nothing + parameter.flatten()[:0].sum().float()
+        unmet = [self.heads, self.vision] if self.config.train_encoder else [self.heads]
+        for parameter in (p for part in unmet for p in part.parameters()):
+            nothing = nothing + parameter.flatten()[:0].sum().float()
         counts = self.counts(context)
         sums = dict.fromkeys(counts, nothing)
         found = self._read(hidden, context, list(context.truths), with_global=True)
@@ -323,3 +332,12 @@ class GeometryExpert(PriorInjector):
     ) -> dict[int, Readout]:
         own = hidden[..., : self.width]
         return read_out(self.heads, own, context.reserved, clips, with_global=with_global)
+
+
+def _refuse_adapters(parts: Mapping[str, nn.Module]) -> None:
+    """Raise ``ValueError`` where an export would merge adapters into weights that the expert shares."""
+    if any(hasattr(module, "base_layer") for part in parts.values() for module in part.modules()):
+        raise ValueError(
+            "expert.form=lora shares the backbone's weights, into which the export merges backbone.lora: "
+            "set expert.form=full or narrow, or leave backbone.lora out"
+        )
