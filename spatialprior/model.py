@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,8 @@ from spatialprior.core.sites import Site
 from spatialprior.core.terms import LossTerm
 from spatialprior.geometry.scene import ScenePrediction
 from spatialprior.objectives.language import CHUNK, answer_cross_entropy
+
+log = logging.getLogger(__name__)
 
 LANGUAGE_TERM = "language"
 
@@ -88,12 +91,26 @@ class SpatialModel(nn.Module):
         reserving = check_one_reserves(self.needs)
         backbone.echo_views = any(needs.echo for needs in self.needs.values())
         backbone.reserve = self.needs[reserving].reserve if reserving else None
+        if reserving and backbone.reserve is not None and backbone.reserve.alone:
+            self._tell_idle(reserving)
         for name, prior in priors.items():
             backbone.check_edits(self.needs[name].edits)
             prior.attach(backbone)
+        self._frozen = []
         if any(needs.frozen_backbone for needs in self.needs.values()):
+            self._frozen = [p for p in backbone.parameters() if p.requires_grad]
             backbone.requires_grad_(False)
         self.priors = nn.ModuleDict(dict(priors))
+
+    def _tell_idle(self, reserving: str) -> None:
+        """Say which priors have nothing to do, as views bring no tokens but the reserved ones."""
+        for name, needs in self.needs.items():
+            if name != reserving and (needs.taps or needs.edits) and not needs.reads_reserved:
+                log.warning(
+                    "prior %r has nothing to read here: views go in as the tokens of %r alone",
+                    name,
+                    reserving,
+                )
 
     @property
     def injectors(self) -> dict[str, PriorInjector]:
@@ -187,3 +204,5 @@ class SpatialModel(nn.Module):
         self.needs = {}
         self.backbone.editor, self.backbone.echo_views = None, False
         self.backbone.reserve = None
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)

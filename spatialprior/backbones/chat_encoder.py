@@ -12,7 +12,7 @@ tokenizer's end token, also where a template leaves that out between the turns o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from spatialprior.backbones.conversation import (
 )
 from spatialprior.backbones.echo import split_echo, with_echo
 from spatialprior.backbones.reserving import block, nothing_else, reserved_tokens
+from spatialprior.backbones.rows import Row, common, pad
 from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
 from spatialprior.core.backbone import Frames
 from spatialprior.core.batch import IGNORE, ClipBatch
@@ -34,34 +35,6 @@ from spatialprior.core.reserve import Reserve, ReservedTokens
 
 FPS = 2.0
 """Frames a second that the views of a video count as, where a family tells time: clips carry no clock."""
-
-
-@dataclass
-class _Row:
-    """One sequence: token ids, what is expected at each, its branch, the view it is reserved for (or -1)."""
-
-    ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    branches: list[int] = field(default_factory=list)
-    views: list[int] = field(default_factory=list)
-
-    def add(
-        self,
-        ids: Sequence[int],
-        *,
-        scored: bool = False,
-        branch: int = 0,
-        views: Sequence[int] | None = None,
-    ) -> None:
-        self.ids += ids
-        self.labels += ids if scored else [IGNORE] * len(ids)
-        self.branches += [branch] * len(ids)
-        self.views += [-1] * len(ids) if views is None else views
-
-    def copy(self, other: _Row, start: int, end: int | None) -> None:
-        """Go on with a part of another row."""
-        for name in ("ids", "labels", "branches", "views"):
-            getattr(self, name).extend(getattr(other, name)[start:end])
 
 
 class ChatEncoder:
@@ -148,7 +121,7 @@ class ChatEncoder:
                     f"clip {clip.clip_id} has {len(clip.questions)} questions; a prompt takes one"
                 )
             answers = [question.answer for question in clip.questions[:-1]]
-            row = _Row()
+            row = Row()
             row.add(self._tokenize(self.template.prompt(self._said(clip), answers)))
             rows.append(row)
         return self._batch(clips, shown, rows, left=True)
@@ -208,15 +181,15 @@ class ChatEncoder:
             check_text(clip, question, self.placeholders)
         return contents(clip, video=self.as_video(clip))
 
-    def _row(self, clip: MultiViewClip) -> _Row:
+    def _row(self, clip: MultiViewClip) -> Row:
         """A row to train on."""
         if not clip.questions:
-            row = _Row()
+            row = Row()
             row.add(self._tokenize(self._opening(clip)))
             return row
         if not clip.dialogue or len(clip.questions) == 1:
             return self._branches(clip, answers=True)
-        row, said = _Row(), self._said(clip)
+        row, said = Row(), self._said(clip)
         answers = [question.answer for question in clip.questions]
         row.add(self._tokenize(self.template.prompt(said[:1], [])))
         for k, answer in enumerate(answers, start=1):
@@ -226,16 +199,16 @@ class ChatEncoder:
                 row.add(self._tokenize(text, inside=True))
         return row
 
-    def _branches(self, clip: MultiViewClip, *, answers: bool) -> _Row:
+    def _branches(self, clip: MultiViewClip, *, answers: bool) -> Row:
         """The clip's questions behind what they share: the views and what the template says before them."""
         prompts = [
             self._tokenize(self.template.prompt([content], [])) for content in self._said(clip)
         ]
-        shared = _common(prompts, self._tokenize(self._opening(clip)))
+        shared = common(prompts, self._tokenize(self._opening(clip)))
         if is_interleaved(clip):  # a single question: all up to its last view is the visual prefix
             places = [place for place, token in enumerate(prompts[0]) if token in self.visual_ids]
             shared = 1 + places[-1]
-        row = _Row()
+        row = Row()
         row.add(prompts[0][:shared])
         for k, (question, prompt) in enumerate(zip(clip.questions, prompts, strict=True), start=1):
             row.add(prompt[shared:], branch=k)
@@ -319,7 +292,7 @@ class ChatEncoder:
         self,
         clips: Sequence[MultiViewClip],
         shown: Sequence[MultiViewClip],
-        rows: list[_Row],
+        rows: list[Row],
         *,
         left: bool = False,
         packed: bool = False,
@@ -333,21 +306,21 @@ class ChatEncoder:
             self._expand(row, items, clip)
             for row, items, clip in zip(rows, visuals.of_clip, shown, strict=True)
         ]
-        ids = _pad([row.ids for row in full], self.tokenizer.pad_token_id, left=left)
+        ids = pad([row.ids for row in full], self.tokenizer.pad_token_id, left=left)
         inputs = {
             "input_ids": ids,
-            "attention_mask": _pad([[1] * len(row.ids) for row in full], 0, left=left),
+            "attention_mask": pad([[1] * len(row.ids) for row in full], 0, left=left),
         }
         if self.token_types:
             inputs["mm_token_type_ids"] = (ids == self.image_id) + 2 * (ids == self.video_id)
         visual = torch.isin(ids, torch.tensor(self.visual_ids))
-        branches = _pad([row.branches for row in full], -1, left=left) if packed else None
+        branches = pad([row.branches for row in full], -1, left=left) if packed else None
         layout, echo = token_map(visual, visuals.of_clip, self.visual_ids), None
         if self.echo:
             layout, echo = split_echo(layout, clips)
         return ClipBatch(
             inputs=inputs | visuals.inputs,
-            labels=_pad([row.labels for row in full], IGNORE, left=left),
+            labels=pad([row.labels for row in full], IGNORE, left=left),
             token_map=layout,
             visual=visual,
             clips=tuple(clips),
@@ -364,7 +337,7 @@ class ChatEncoder:
             return [], []
         return block(clip, self.reserve, self.view_markers, self.tokenizer.pad_token_id)
 
-    def _with_block(self, row: _Row, clip: MultiViewClip, shown: MultiViewClip) -> _Row:
+    def _with_block(self, row: Row, clip: MultiViewClip, shown: MultiViewClip) -> Row:
         """The row with the clip's block in front of its first view, or where that would be."""
         ids, views = self._block(clip)
         if not ids:
@@ -375,25 +348,25 @@ class ChatEncoder:
             if before and row.ids[place - len(before) : place] == before:
                 place -= len(before)
         else:
-            place = _common([row.ids], self._tokenize(self._opening(shown)))
-        full = _Row()
+            place = common([row.ids], self._tokenize(self._opening(shown)))
+        full = Row()
         full.copy(row, 0, place)
         full.add(ids, views=views)
         full.copy(row, place, None)
         return full
 
     def _reserved(
-        self, clips: Sequence[MultiViewClip], rows: Sequence[_Row], ids: Tensor, *, left: bool
+        self, clips: Sequence[MultiViewClip], rows: Sequence[Row], ids: Tensor, *, left: bool
     ) -> ReservedTokens | None:
         if self.reserve is None:
             return None
-        view = _pad([row.views for row in rows], -1, left=left)
+        view = pad([row.views for row in rows], -1, left=left)
         patches = (view >= 0) & (ids == self.tokenizer.pad_token_id)
         return reserved_tokens(clips, self.reserve, self.view_markers, view, patches)
 
-    def _expand(self, row: _Row, visuals: Sequence[Visual], clip: MultiViewClip) -> _Row:
+    def _expand(self, row: Row, visuals: Sequence[Visual], clip: MultiViewClip) -> Row:
         """The row with every placeholder replaced by its image's or video's tokens."""
-        full, done = _Row(), 0
+        full, done = Row(), 0
         places = [place for place, token in enumerate(row.ids) if token in self.visual_ids]
         if len(places) != len(visuals):
             raise ValueError(
@@ -407,19 +380,3 @@ class ChatEncoder:
             done = place + 1
         full.copy(row, done, None)
         return full
-
-
-def _common(prompts: Sequence[list[int]], opening: list[int]) -> int:
-    """How many token ids all prompts begin with, at most those of ``opening``."""
-    for place, column in enumerate(zip(opening, *prompts, strict=False)):
-        if len(set(column)) > 1:
-            return place
-    return min(map(len, (opening, *prompts)))
-
-
-def _pad(rows: list[list[int]], value: int, *, left: bool) -> Tensor:
-    length = max(map(len, rows))
-    filled = [
-        [value] * (length - len(r)) + r if left else r + [value] * (length - len(r)) for r in rows
-    ]
-    return torch.tensor(filled, dtype=torch.long)

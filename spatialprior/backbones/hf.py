@@ -1,15 +1,14 @@
-"""What all Hugging Face backbones share: taps and edits through hooks, packed questions, generation, saving.
+"""What all Hugging Face backbones share: loading, passes, packed questions, generation, saving.
 
 A subclass names the stock class and the parts of its family (decoder, vision tower, rotary embedding) and
-its encoder. Hooks live for one forward pass only and store the raw tensor, nothing derived from it.
+its encoder.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
@@ -20,37 +19,29 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from spatialprior.backbones import lora
 from spatialprior.backbones.branches import branch_mask, check_length
 from spatialprior.backbones.chat_encoder import ChatEncoder
-from spatialprior.backbones.hooks import edit_tokens, store_input, store_output
+from spatialprior.backbones.hooked import HookedBackbone
 from spatialprior.backbones.loading import (
     check_attention,
     load_weights,
     read_config,
 )
 from spatialprior.backbones.lockstep import BlankVisuals
-from spatialprior.backbones.reserved import attention_mask, placed, reserved_inputs
-from spatialprior.backbones.routing import Router, Rows
 from spatialprior.backbones.settings import HFConfig
 from spatialprior.core.backbone import (
-    Backbone,
     BackboneOutput,
     Checkpointing,
     Edit,
     Frames,
-    Twin,
 )
 from spatialprior.core.batch import ClipBatch
-from spatialprior.core.reserve import ReservedTokens
 from spatialprior.core.sites import (
     FINAL_HIDDEN,
-    RESERVED_TOKENS,
-    VISUAL_TOKENS,
     Site,
     Taps,
-    parse_residual,
 )
 
 
-class HFBackbone(Backbone):
+class HFBackbone(HookedBackbone):
     """Shared adapter. ``hf`` is the stock model, ``processor`` the stock processor.
 
     Attributes:
@@ -62,7 +53,6 @@ class HFBackbone(Backbone):
     Config: ClassVar[type[HFConfig]] = HFConfig
     model_class: ClassVar[Any]
     encoder_class: ClassVar[type[ChatEncoder]]
-    hf: Any  # a PreTrainedModel; transformers' own types change with every release
 
     def __init__(
         self,
@@ -75,7 +65,6 @@ class HFBackbone(Backbone):
         self._processor = processor
         self.adapted: list[str] = []
         self._blank: BlankVisuals | None = None
-        self._router: Router | None = None
         self.settings = self.Config() if settings is None else settings
 
     # --- making one -----------------------------------------------------------------------
@@ -161,23 +150,8 @@ class HFBackbone(Backbone):
 
     @property
     @abstractmethod
-    def decoder(self) -> nn.Module:
-        """The text model: takes ``inputs_embeds`` by keyword and owns the decoder layers."""
-
-    @property
-    def decoder_layers(self) -> nn.ModuleList:
-        layers = self.decoder.get_submodule("layers")
-        assert isinstance(layers, nn.ModuleList)
-        return layers
-
-    @property
-    @abstractmethod
     def vision_blocks(self) -> nn.ModuleList:
         """Blocks of the vision tower."""
-
-    def attention_modules(self) -> list[nn.Module]:
-        """Self-attention of every decoder layer, in order."""
-        return [layer.get_submodule("self_attn") for layer in self.decoder_layers]
 
     @property
     def frames(self) -> Frames:
@@ -193,37 +167,11 @@ class HFBackbone(Backbone):
             self.reserve,
         )
 
-    def visual_mask(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """``B S`` bool, where visual tokens sit."""
-        ids, config = inputs["input_ids"], self.hf.config
-        video = getattr(config, "video_token_id", config.image_token_id)  # not every family has one
-        return (ids == config.image_token_id) | (ids == video)
-
     @abstractmethod
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Cosine and sine tables applied to queries and keys: two ``B S head_dim`` tensors."""
 
-    @abstractmethod
-    def stock_positions(self, batch: ClipBatch) -> Tensor:
-        """:meth:`position_ids` with reserved tokens counted like words."""
-
-    def position_ids(self, batch: ClipBatch) -> Tensor:
-        """Rotary positions of every token, in the family's own shape (last two dimensions ``B S``).
-
-        Questions that share a prefix (``batch.branches``) each go on from its end.
-        """
-        positions = self.stock_positions(batch)
-        return positions if batch.reserved is None else placed(positions, batch.reserved)[0]
-
-    @property
-    def edit_sites(self) -> tuple[Site, ...]:
-        return (VISUAL_TOKENS, RESERVED_TOKENS)
-
     # --- facts ----------------------------------------------------------------------------
-
-    @property
-    def num_layers(self) -> int:
-        return len(self.decoder_layers)
 
     @property
     def hidden_size(self) -> int:
@@ -234,53 +182,6 @@ class HFBackbone(Backbone):
 
     def input_norm_weight(self, layer: int) -> Tensor:
         return _base_weight(self.decoder_layers[layer].get_submodule("input_layernorm"))
-
-    # --- routing --------------------------------------------------------------------------
-
-    def token_parts(self, layer: int) -> dict[str, nn.Module]:
-        block = self.decoder_layers[layer]
-        attention = block.get_submodule("self_attn")
-        norms = ("input_layernorm", "post_attention_layernorm", "mlp")
-        parts = {name: block.get_submodule(name) for name in norms}
-        inside = ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
-        return parts | {
-            name: attention.get_submodule(name) for name in inside if hasattr(attention, name)
-        }
-
-    def final_norm(self) -> nn.Module:
-        return self.decoder.get_submodule("norm")
-
-    @property
-    def num_heads(self) -> tuple[int, int]:
-        config = self.hf.config.get_text_config()
-        return int(config.num_attention_heads), int(config.num_key_value_heads)
-
-    def route(self, layers: Sequence[Twin], final_norm: Twin) -> None:
-        if self._router is not None:
-            raise ValueError(
-                "reserved tokens already have a path: one prior a model may route them"
-            )
-        parts = [self.token_parts(layer) for layer in range(self.num_layers)]
-        norm = self.final_norm(), final_norm
-        self._router = Router(list(self.decoder_layers), parts, layers, norm)
-
-    def unroute(self) -> None:
-        if self._router is not None:
-            self._router.remove()
-        self._router = None
-
-    @contextmanager
-    def bare(self) -> Iterator[None]:
-        router = self._router
-        self.unroute()
-        try:
-            with super().bare():
-                yield
-        finally:
-            self.unroute()
-            if router is not None:
-                router.install()
-            self._router = router
 
     def lora_targets(self, roles: Iterable[str]) -> list[str]:
         """Full names of the decoder's linear maps that play ``roles`` (of ``attention`` and ``mlp``)."""
@@ -305,7 +206,9 @@ class HFBackbone(Backbone):
         edits = self.standing_edits(batch) if edits is None else edits
         tap_sites = list(tap_sites)
         with self._hooks(batch, tap_sites, edits, taps):
-            zero = self._blank.zero(self.hf.base_model, inputs) if self._blank else None
+            # Where reserved tokens stand alone, no process looks at a view.
+            blank = None if self.reserve is not None and self.reserve.alone else self._blank
+            zero = blank.zero(self.hf.base_model, inputs) if blank else None
             hidden = self.hf.base_model(**inputs, use_cache=False).last_hidden_state
             if FINAL_HIDDEN in tap_sites:
                 taps[FINAL_HIDDEN] = hidden
@@ -381,74 +284,6 @@ class HFBackbone(Backbone):
         """``torch.compile`` the ``forward`` of every decoder layer: hooks run around it, so taps stay exact."""
         for layer in self.decoder_layers:
             layer.forward = torch.compile(layer.forward, backend=backend)
-
-    def standing_edits(self, batch: ClipBatch) -> Mapping[Site, Sequence[Edit]]:
-        """What :attr:`editor` does to a batch."""
-        return self.editor(batch) if self.editor else {}
-
-    @contextmanager
-    def edited(self, batch: ClipBatch) -> Iterator[None]:
-        """The standing edits in place around direct calls of ``hf`` on ``batch``."""
-        with self._hooks(batch, (), self.standing_edits(batch), {}):
-            yield
-
-    # --- hooks ----------------------------------------------------------------------------
-
-    @contextmanager
-    def _hooks(
-        self,
-        batch: ClipBatch,
-        tap_sites: Iterable[Site],
-        edits: Mapping[Site, Sequence[Edit]],
-        taps: Taps,
-    ) -> Iterator[None]:
-        handles: list[Any] = []
-        try:
-            for site in tap_sites:
-                if site == FINAL_HIDDEN:
-                    continue
-                side, index = parse_residual(site, self.num_layers)
-                layer = self.decoder_layers[index]
-                if side == "in":
-                    hook = store_input(taps, site)
-                    handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
-                else:
-                    handles.append(layer.register_forward_hook(store_output(taps, site)))
-            self.check_edits(edits)
-            hooks = self._edit_hooks(batch, edits)
-            if batch.reserved is not None:
-                hooks.append(self._reserved_hook(batch, batch.reserved))
-            for hook in hooks:
-                handles.append(self.decoder.register_forward_pre_hook(hook, with_kwargs=True))
-            yield
-        finally:
-            if self._router is not None:
-                self._router.final.rows = None
-            for handle in handles:
-                handle.remove()
-
-    def _edit_hooks(self, batch: ClipBatch, edits: Mapping[Site, Sequence[Edit]]) -> list[Any]:
-        """Pre-hooks of the decoder (with keyword arguments) that make the edits."""
-        masks = {VISUAL_TOKENS: self.visual_mask(batch.inputs)}
-        if batch.reserved is not None:
-            masks[RESERVED_TOKENS] = batch.reserved.patches
-        return [edit_tokens(mask, edits[site]) for site, mask in masks.items() if edits.get(site)]
-
-    def _reserved_hook(self, batch: ClipBatch, reserved: ReservedTokens) -> Any:
-        """Pre-hook of the decoder: mask, positions and path of the reserved tokens."""
-        self._check_mask("tokens reserved for a prior")
-        mask = attention_mask(batch, self.hf.dtype, training=self.training)
-        positions, shift = placed(self.stock_positions(batch), reserved)
-        rows = Rows.of(reserved.patches)
-        return reserved_inputs(mask, positions, shift, rows, self._router)
-
-    def _check_mask(self, what: str) -> None:
-        attention = str(self.hf.config._attn_implementation)
-        if attention not in ("sdpa", "eager"):
-            raise ValueError(
-                f"{what} need a mask of their own, which attention={attention} does not take: "
-                "set backbone.attention=sdpa"
-            )
 
     # --- saving ---------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ def edit_tokens(mask: Tensor, chain: Sequence[Edit]) -> Any:
         tokens = embeds[mask]
         for edit in chain:
             tokens = edit(tokens)
+        assert len(tokens) == int(mask.sum()), "an edit must return as many tokens as it was given"
         expanded = mask.unsqueeze(-1).expand_as(embeds)
         edited = embeds.masked_scatter(expanded, tokens.to(embeds.dtype))
         return args, {**kwargs, "inputs_embeds": edited}

@@ -72,11 +72,12 @@ def _knowing(cls: type[nn.Module]) -> type[nn.Module]:
     """A subclass of a decoder layer's class that takes :data:`KEYWORD`."""
 
     def forward(self: Any, *args: Any, reserved_rows: Rows | None = None, **kwargs: Any) -> Any:
-        self._reserved.rows = reserved_rows
+        state: State = self.__dict__.get("_reserved", State())  # none once the path is removed
+        state.rows = reserved_rows
         try:
             return cls.forward(self, *args, **kwargs)
         finally:
-            self._reserved.rows = None
+            state.rows = None
 
     body = {"forward": forward, "__module__": cls.__module__, _OURS: True}
     return type(cls.__name__, (cls,), body)
@@ -116,8 +117,8 @@ class Router:
         for layer, state in zip(self.layers, self.states, strict=True):
             if "forward" in layer.__dict__:
                 raise ValueError(
-                    "the decoder layers are compiled already, which hides them from a prior's path through them: "
-                    "set scale.compile=false"
+                    "the decoder layers are compiled already, which hides them from a prior's path through "
+                    "them: set scale.compile=false"
                 )
             layer.__dict__["_reserved"] = state
             layer.__class__ = classes.setdefault(type(layer), _knowing(type(layer)))

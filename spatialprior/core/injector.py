@@ -91,6 +91,13 @@ class PriorInjector(nn.Module):
         Called before any weight loads; loads none itself.
         """
 
+    @classmethod
+    def check_handover(cls, earlier: Any, later: Any) -> None:
+        """Raise ``ValueError`` where a kept prior trained with ``earlier`` settings cannot go on with ``later``.
+
+        Called before any weight loads, for the phases of a run; by default all can.
+        """
+
     def needs(self, num_layers: int) -> Needs:
         """Sites and clip fields this prior wants, given the decoder's depth."""
         raise NotImplementedError

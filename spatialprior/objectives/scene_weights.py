@@ -28,7 +28,8 @@ class SceneLossConfig:
         normals: Surface normals. [P, C] 1; [C] for a list of data sets alone: set 0 where the depth is noisy.
         camera: Relative poses, that is rotation + ``translation`` · translation. [P, C] 0.2.
         translation: λ_t, weight of the translation against the rotation. [P] 200; [C] 100.
-        confidence: Confidence, with sky. [C] 0.05, in a phase of its own with the rest frozen.
+        confidence: Confidence, with sky. [C] 0.05, in a phase of its own with the rest frozen; whoever trains
+            it along with the rest detaches what it reads.
         confidence_error: Weighted error below which a point counts as right. [C] 0.02.
         max_points: Points that the scale is fitted to. [C] 4096.
         spike: A clip whose weighted loss is above this adds zero, see :func:`guard_spikes`; 0 for no such

@@ -64,6 +64,10 @@ def _check_training(each: Training, processes: int) -> None:
             needs[name] = _needs(prior)
     with _told_as(f"{each.path}prior"):
         check_one_reserves(needs)
+    if each.start is not None:
+        for name, prior in each.priors.items():
+            with _told_as(f"{each.path}priors.{name}"):
+                prior.cls.check_handover(each.start.priors[name].settings, prior.settings)
     needs_geometry = {name for name, wanted in needs.items() if wanted.clip_fields}
     needs_geometry |= {"vqa"} if each.vqa else set()
     if needs_geometry and not each.data.cls.has_geometry:
@@ -104,6 +108,11 @@ def _check_priors(priors: Mapping[str, Component], config: RunConfig) -> None:
     for name, prior in priors.items():
         with _told_as(f"priors.{name}"):
             prior.cls.check(prior.settings)
+        if config.scale.compile and _needs(prior).reserve is not None:
+            raise RunError(
+                f"priors.{name} takes a path of its own through the decoder layers, which scale.compile=true "
+                "closes; set scale.compile=false"
+            )
         if _needs(prior).echo and getattr(config.backbone.settings, "frames", "") == "video":
             raise RunError(
                 f"priors.{name} adds tokens behind the views, which backbone.frames=video has no place for; "

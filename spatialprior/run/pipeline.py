@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from spatialprior.export.handover import begin, settings_at
 from spatialprior.export.kept import plain_settings
 from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
-from spatialprior.report.schema import jsonable, write_report, write_text
+from spatialprior.report.schema import jsonable, write_report
 from spatialprior.report.summary import summary
 from spatialprior.run.arms import BEFORE, CONTROL, arms_of, inference_arms_of, trainings_of
 from spatialprior.run.checks import benchmark_of, check_run
@@ -38,6 +37,7 @@ from spatialprior.run.comparisons import comparisons
 from spatialprior.run.compose import RECIPE_FILE, save_run
 from spatialprior.run.environment import commit, hardware
 from spatialprior.run.errors import RunError
+from spatialprior.run.lora_targets import tell_adapted
 from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
 from spatialprior.run.schema import Component, RunConfig, plain
@@ -170,7 +170,7 @@ class Pipeline:
             tracker = open_tracker(self.config.wandb, each.folder, name)
         trainer = self._trainer(each, tracker)
         if self.processes.first:
-            _tell_adapted(trainer.model.backbone, each.folder)
+            tell_adapted(trainer.model.backbone, each.folder)
         try:
             return dataclasses.asdict(trainer.run())
         finally:
@@ -391,15 +391,3 @@ class Pipeline:
 
 def _first(clips: ClipDataset, count: int) -> list[MultiViewClip]:
     return [clips.clip(index).with_questions(()) for index in range(count)]
-
-
-def _tell_adapted(backbone: Any, folder: Path) -> None:
-    """Which linear maps carry LoRA: by name on the terminal, in full in ``lora_targets.txt``."""
-    adapted: list[str] = getattr(backbone, "adapted", [])
-    if not adapted:
-        return
-    leaves = Counter(name.rpartition(".")[2] for name in adapted)
-    counted = ", ".join(f"{count} {leaf}" for leaf, count in leaves.items())
-    path = folder / "lora_targets.txt"
-    write_text(path, "\n".join(adapted) + "\n")
-    tqdm.write(f"LoRA on {len(adapted)} linear maps of the decoder: {counted} (each in {path})")

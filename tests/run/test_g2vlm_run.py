@@ -91,7 +91,7 @@ def test_the_report_has_geometry_beside_language(finished):
         assert (folder / "pictures" / f"geometry_{name}.npz").is_file()
     assert report["eval"] and report["eval_control"] and report["eval_vs_control"]
     page = (folder / "report.html").read_text()
-    assert "re-implementation" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert "re-implementation" in page and "://" not in page.replace("http://www.w3.org", "")
 
 
 def test_the_export_answers_and_predicts(finished):

@@ -48,7 +48,7 @@ def test_two_processes_follow_one(
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     assert moved <= trains
     still = {name for name in trains - moved if name.startswith("priors.")}
-    # At first all cameras turn alike: where they are together does not show in relative poses. Nothing is masked.
+    # At first all cameras turn alike: where they are together does not show in relative poses.
     unread = {"heads.camera.translation.bias", "vision.embeddings.mask_token"}
     assert {name.removeprefix("priors.geometry.") for name in still} <= unread
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from spatialprior.core.clip import MultiViewClip
-from spatialprior.eval.geometry.aligned import align_scene, save_scene
+from spatialprior.eval.geometry.aligned import AlignedScene, align_scene, save_scene
 from spatialprior.eval.geometry.config import GeometryEvalConfig
 from spatialprior.eval.geometry.result import summarise
 from spatialprior.eval.geometry.scene import SceneScores, score_scene
 from spatialprior.export.kept import kept_of, load_model
 from spatialprior.export.manifest import verify_manifest
+from spatialprior.geometry.scene import ScenePrediction
 from spatialprior.registry import INJECTORS
 
 
@@ -59,7 +60,18 @@ def evaluate_geometry(
     for clip in clips:
         bare = clip.with_questions(())
         prediction = model.predict(encoder([bare]).to(device))[name][0]
-        if picture is not None and not scenes:
-            save_scene(picture, align_scene(prediction, bare, settings))
         scenes.append(score_scene(prediction, bare, settings))
+        if picture is not None and (scene := _aligned(prediction, bare, settings)):
+            save_scene(picture, scene)
+            picture = None
     return summarise(scenes, settings)
+
+
+def _aligned(
+    prediction: ScenePrediction, clip: MultiViewClip, settings: GeometryEvalConfig
+) -> AlignedScene | None:
+    """``None`` where too few pixels are known to align by."""
+    try:
+        return align_scene(prediction, clip, settings)
+    except ValueError:
+        return None

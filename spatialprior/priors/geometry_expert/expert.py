@@ -60,7 +60,8 @@ class HeadNorm(nn.Module):
         self.eps = eps
 
     def forward(self, tokens: Tensor) -> Tensor:
-        heads = tokens.view(*tokens.shape[:-1], -1, len(self.weight))
+        width = len(self.weight)
+        heads = tokens.view(*tokens.shape[:-1], tokens.shape[-1] // width, width)
         return F.rms_norm(heads, self.weight.shape, self.weight, self.eps).flatten(-2)
 
 

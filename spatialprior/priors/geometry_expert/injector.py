@@ -90,7 +90,27 @@ class GeometryExpert(PriorInjector):
     def check(cls, config: GeometryExpertConfig) -> None:
         """Raise ``ValueError`` for weights that cannot be had, or cannot fit, without loading one."""
         config.encoder.check()
+        settings = config.encoder.settings
+        if settings.fit == "crop":
+            raise ValueError(
+                "encoder.fit=crop leaves the borders of a view without geometry; use aspect or stretch"
+            )
+        if config.train_encoder and settings.pool is not None:
+            raise ValueError(
+                "encoder.pool does not go with train_encoder=true; set one of them back"
+            )
         check_start(config)
+
+    @classmethod
+    def check_handover(cls, earlier: GeometryExpertConfig, later: GeometryExpertConfig) -> None:
+        """Raise ``ValueError`` where a later phase would have other tensors."""
+        for name in ("expert", "heads", "train_encoder"):
+            before, after = getattr(earlier, name), getattr(later, name)
+            if before != after:
+                raise ValueError(
+                    f"{name} must be the same in all phases, for its weights to be handed over; it is "
+                    f"{before}, then {after}"
+                )
 
     @property
     def patch(self) -> int:
@@ -330,7 +350,8 @@ class GeometryExpert(PriorInjector):
     def _read(
         self, hidden: Tensor, context: GeometryTokens, clips: list[int], *, with_global: bool
     ) -> dict[int, Readout]:
-        own = hidden[..., : self.width]
+        # A backbone may be in half precision; the heads are not.
+        own = hidden[..., : self.width].to(self.projector.weight.dtype)
         return read_out(self.heads, own, context.reserved, clips, with_global=with_global)
 
 

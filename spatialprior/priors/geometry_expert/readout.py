@@ -72,7 +72,8 @@ def read_out(
         tokens = torch.stack([hidden[b, index[b, v, :size]] for b, v in views])
         found = {"points": heads.points(tokens, grid), "pose": heads.camera(tokens, grid)}
         if heads.confidence is not None:
-            found["confidence"] = heads.confidence(tokens, grid)
+            # It learns how far the others are off, and must not change them (upstream freezes the rest).
+            found["confidence"] = heads.confidence(tokens.detach(), grid)
         for name, values in found.items():
             out[name] |= dict(zip(views, values, strict=True))
         alike = [place for place, (b, _) in enumerate(views) if set(grids[b]) == {grid}]

@@ -211,13 +211,6 @@ def test_pixels_of_a_cell_lie_in_its_cell():
     torch.testing.assert_close(out, shuffled[0].permute(1, 2, 0))
 
 
-def test_confidence_starts_from_the_point_decoder(heads):
-    heads.confidence.copy_decoder(shaken(heads).points)
-    torch.testing.assert_close(
-        heads.confidence.decoder(tokens(), GRID), heads.points.decoder(tokens(), GRID)
-    )
-
-
 # --- size and checks ----------------------------------------------------------------------
 
 

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from spatialprior.priors.geometry_expert.heads.config import HeadsConfig
 from spatialprior.priors.geometry_expert.heads.decoder import PatchDecoder
 from spatialprior.priors.geometry_expert.heads.output import PixelHead
-from spatialprior.priors.geometry_expert.heads.points import PointHead
 
 
 class ConfidenceHead(nn.Module):
@@ -25,10 +24,6 @@ class ConfidenceHead(nn.Module):
             width_in, config.width, config.point_width, config.blocks, config.heads
         )
         self.pixels = PixelHead(config.point_width, (0.0,), patch)
-
-    def copy_decoder(self, points: PointHead) -> None:
-        """Start from a trained point head's decoder, as upstream does."""
-        self.decoder.load_state_dict(points.decoder.state_dict())
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """``N P D`` of a grid ``(rows, cols)`` to logits ``N H W`` float32."""
