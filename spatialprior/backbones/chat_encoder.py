@@ -25,7 +25,7 @@ from spatialprior.backbones.conversation import (
     is_interleaved,
 )
 from spatialprior.backbones.echo import split_echo, with_echo
-from spatialprior.backbones.reserving import block, nothing_else, reserved_tokens
+from spatialprior.backbones.reserving import block, reserved_tokens, without_views
 from spatialprior.backbones.rows import Row, common, pad
 from spatialprior.backbones.visuals import ViewGrid, Visual, Visuals, token_map
 from spatialprior.core.backbone import Frames
@@ -63,7 +63,8 @@ class ChatEncoder:
     ) -> None:
         self.processor, self.frames, self.max_pixels = processor, frames, max_pixels
         self.reserve = reserve
-        self.echo = echo and not (reserve and reserve.alone)
+        self._alone = reserve is not None and reserve.alone
+        self.echo = echo and not self._alone
         self.tokenizer = processor.tokenizer
         tokens = (processor.image_token, getattr(processor, "video_token", None))
         self.placeholders = tuple(token for token in tokens if token is not None)
@@ -104,6 +105,8 @@ class ChatEncoder:
     # --- batches --------------------------------------------------------------------------
 
     def __call__(self, clips: Sequence[MultiViewClip]) -> ClipBatch:
+        if self._alone:  # no answer is learnt then
+            clips = [clip.with_questions(()) for clip in clips]
         packed = any(len(clip.questions) > 1 and not clip.dialogue for clip in clips)
         shown = self._shown(clips)
         rows = [self._row(clip) for clip in shown]
@@ -143,6 +146,7 @@ class ChatEncoder:
     def length(self, clip: MultiViewClip) -> int:
         """Tokens of a clip's row to train on; pixels are looked at once for each set of image sizes."""
         reserved = len(self._block(clip)[0])
+        clip = clip.with_questions(()) if self._alone else clip
         (clip,) = self._shown([clip])
         key = (self.as_video(clip), tuple(clip.image_sizes))
         if key not in self._visual_lengths:
@@ -165,8 +169,8 @@ class ChatEncoder:
 
     def _shown(self, clips: Sequence[MultiViewClip]) -> Sequence[MultiViewClip]:
         """The clips as the processor gets them."""
-        if self.reserve is not None and self.reserve.alone:
-            return [nothing_else(clip) for clip in clips]
+        if self._alone:
+            return [without_views(clip) for clip in clips]
         return [with_echo(clip) for clip in clips] if self.echo else clips
 
     # --- rows, with one token for each image or video -------------------------------------

@@ -65,6 +65,7 @@ class HFBackbone(HookedBackbone):
         self._processor = processor
         self.adapted: list[str] = []
         self._blank: BlankVisuals | None = None
+        self._router = None
         self.settings = self.Config() if settings is None else settings
 
     # --- making one -----------------------------------------------------------------------

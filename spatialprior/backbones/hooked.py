@@ -32,7 +32,7 @@ class HookedBackbone(Backbone):
     """A backbone around a decoder that takes ``inputs_embeds`` by keyword and hands others on to its layers."""
 
     hf: Any  # a PreTrainedModel; transformers' own types change with every release
-    _router: Router | None = None
+    _router: Router | None
 
     # --- parts, named by the family -------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from spatialprior.core.token_map import TokenMap
 Markers = tuple[list[int], list[int]]
 
 
-def nothing_else(clip: MultiViewClip) -> MultiViewClip:
-    """The clip without its views and questions: what is left beside reserved tokens that stand alone."""
-    return MultiViewClip(clip.clip_id, clip.source_id, (), ())
+def without_views(clip: MultiViewClip) -> MultiViewClip:
+    """The clip's questions alone: what is left beside reserved tokens that stand for its views."""
+    bare = MultiViewClip(clip.clip_id, clip.source_id, (), ())
+    return replace(bare, questions=clip.questions, dialogue=clip.dialogue)
 
 
 def block(

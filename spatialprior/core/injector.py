@@ -93,7 +93,7 @@ class PriorInjector(nn.Module):
 
     @classmethod
     def check_handover(cls, earlier: Any, later: Any) -> None:
-        """Raise ``ValueError`` where a kept prior trained with ``earlier`` settings cannot go on with ``later``.
+        """Raise ``ValueError`` where a kept prior of ``earlier`` settings cannot go on with ``later`` ones.
 
         Called before any weight loads, for the phases of a run; by default all can.
         """

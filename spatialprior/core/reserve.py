@@ -36,7 +36,8 @@ class Reserve:
         grid: ``(height, width)`` of a view to ``(rows, cols)`` of its tokens. Loader workers hold a copy.
         box: ``(height, width)`` of a view to the pixels ``(x0, y0, x1, y1)`` under them.
         attention, positions: See their types.
-        alone: The views' own visual tokens, and the questions, are left out: nobody reads them.
+        alone: The views' own visual tokens are left out, and of rows to train on the questions: nobody reads
+            them.
     """
 
     grid: Callable[[tuple[int, int]], tuple[int, int]]
