@@ -92,7 +92,7 @@ FUSED = {
 WITH_TEXT = {"clips": "text", "steps": 4, "expert": "full"}
 # The geometry expert; of two processes one may have a pass of text alone.
 ROUTED = {
-    f"{name}_{variant}": dataclasses.replace(
+    f"{name}_expert_{variant}": dataclasses.replace(
         Scenario(**{**WITH_TEXT, **changes}), sharding=ENGINES[name]
     )
     for name in ("ddp", "fsdp2")

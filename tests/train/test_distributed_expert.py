@@ -13,7 +13,9 @@ from test_distributed import follows, launch, weights
 from spatialprior.data.stream import ClipStream, step_batches
 from spatialprior.testing import tiny_backbone
 
-VARIANTS = sorted(name.removeprefix("ddp_") for name in ROUTED if name.startswith("ddp_"))
+VARIANTS = sorted(
+    name.removeprefix("ddp_expert_") for name in ROUTED if name.startswith("ddp_expert_")
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +38,11 @@ def test_two_processes_follow_one(
     variant: str, two: Path, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPATIALPRIOR_CACHE", cache)
-    scenario = dataclasses.replace(ROUTED[f"ddp_{variant}"], sharding="none")
+    scenario = dataclasses.replace(ROUTED[f"ddp_expert_{variant}"], sharding="none")
     train(scenario, tmp_path)
     for engine in ("ddp", "fsdp2"):
         # An angle near zero has no six digits in float32, whatever the number of processes.
-        follows(two / f"{engine}_{variant}", tmp_path, scenario.steps, rough=("/rotation",))
+        follows(two / f"{engine}_expert_{variant}", tmp_path, scenario.steps, rough=("/rotation",))
     trained = weights(tmp_path, scenario.steps)
     model = make_trainer(scenario, tmp_path / "start").model
     start = model.state_dict()
@@ -48,7 +50,7 @@ def test_two_processes_follow_one(
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     assert moved <= trains
     still = {name for name in trains - moved if name.startswith("priors.")}
-    # At first all cameras turn alike: where they are together does not show in relative poses.
+    # Cameras turn alike at first: where they are together does not show in relative poses; nothing is masked.
     unread = {"heads.camera.translation.bias", "vision.embeddings.mask_token"}
     assert {name.removeprefix("priors.geometry.") for name in still} <= unread
 
@@ -75,7 +77,7 @@ def test_the_parts_of_the_expert_are_units_called_once_a_pass(
 ) -> None:
     """What shards them gathers their weights around that call."""
     monkeypatch.setenv("SPATIALPRIOR_CACHE", cache)
-    model = make_trainer(dataclasses.replace(ROUTED["ddp_vg_ce"]), tmp_path).model
+    model = make_trainer(dataclasses.replace(ROUTED["ddp_expert_vg_ce"]), tmp_path).model
     blocks = model.injectors["geometry"].blocks()
     assert len(blocks) == 5 * model.backbone.num_layers
     calls = dict.fromkeys(blocks, 0)
