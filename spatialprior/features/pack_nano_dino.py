@@ -49,6 +49,7 @@ def pack(run: Path, folder: Path = FOLDER) -> None:
         result.pop("clips", None)
     part = folder / "model.safetensors.part"
     save_file(tensors, part, metadata={"format": "pt"})
+    part.chmod(0o644)
     os.replace(part, folder / "model.safetensors")
     (folder / "trained.json").write_text(json.dumps(trained, indent=1) + "\n")
 
