@@ -102,7 +102,12 @@ class Scale(PriorInjector):
 
 
 def test_needs_say_it_and_a_family_without_the_site_says_so(backbone):
-    assert backbone.edit_sites == ("visual_tokens", "deepstack[0]", "deepstack[1]")
+    assert backbone.edit_sites == (
+        "visual_tokens",
+        "reserved_tokens",
+        "deepstack[0]",
+        "deepstack[1]",
+    )
     clips = [plane_clip("a", num_views=2)]
     model = SpatialModel(tiny_backbone(kind="qwen3_vl"), {"scale": Scale(Scale.Config())})
     model(model.backbone.encoder()(clips))[0].sum.backward()
@@ -115,7 +120,7 @@ def test_needs_say_it_and_a_family_without_the_site_says_so(backbone):
         other = SpatialModel(tiny_backbone(kind=kind), {"scale": Scale(Scale.Config(deep=False))})
         assert other(other.backbone.encoder()(clips))
     with pytest.raises(
-        ValueError, match=r"deepstack\[2\]'; choose from visual_tokens, deepstack\[0\]"
+        ValueError, match=r"deepstack\[2\]'; choose from visual_tokens, reserved_tokens, deepstack\[0\]"
     ):
         backbone(backbone.encoder()(clips), edits={deepstack(2): [lambda t: t]})
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from spatialprior.data.dataset import Split
+Split = Literal["train", "val", "test"]
 
 
 @dataclass

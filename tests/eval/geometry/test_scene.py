@@ -14,15 +14,11 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from spatialprior.core.clip import MultiViewClip
-from spatialprior.eval.geometry import (
-    GeometryEvalConfig,
-    SceneScores,
-    align_scene,
-    save_scene,
-    score_scene,
-    summarise,
-)
+from spatialprior.eval.geometry.aligned import align_scene, save_scene
+from spatialprior.eval.geometry.config import GeometryEvalConfig
 from spatialprior.eval.geometry.depth import depth_metrics, score_depth
+from spatialprior.eval.geometry.result import summarise
+from spatialprior.eval.geometry.scene import SceneScores, score_scene
 from spatialprior.eval.geometry.truth import prediction_of, truth_of
 from spatialprior.geometry.scene import ScenePrediction
 from spatialprior.testing.material import plane_clip
@@ -168,7 +164,9 @@ def test_a_perfect_prediction_is_perfect_under_any_similarity(
     means = _means(score_scene(perfect(clip, scale, turn, np.array([5.0, -3, 2])), clip, CONFIG))
     for name, value in means.items():
         perfect_value = 1 if name.rsplit(".")[-1][:3] in ("del", "rra", "rta", "auc", "nc") else 0
-        assert value == pytest.approx(perfect_value, abs=1e-6), name
+        # Normals of a fitted neighbourhood may turn with rounding where two directions fit alike.
+        tolerance = 1e-3 if name == "points.nc" else 1e-6
+        assert value == pytest.approx(perfect_value, abs=tolerance), name
 
 
 @settings(max_examples=6, deadline=None)
