@@ -78,11 +78,25 @@ def metric_label(name: str) -> str:
 
 
 def beats_trivial(figure: Mapping[str, Any]) -> bool | None:
-    """Whether the 95 % interval lies wholly on the better side of the trivial predictor; ``None``: unknown."""
-    bounds, floor = figure.get("ci95"), figure.get("baseline")
-    if floor is None or not bounds or None in bounds:
+    """Whether the 95 % interval lies wholly on the better side of the trivial predictors; ``None``: unknown."""
+    bounds, floors = figure.get("ci95"), _floors(figure)
+    if not floors or not bounds or None in bounds:
         return None
-    return bool(bounds[0] > floor if figure["higher_is_better"] else bounds[1] < floor)
+    if figure["higher_is_better"]:
+        return bool(bounds[0] > max(floors))
+    return bool(bounds[1] < min(floors))
+
+
+def _floors(figure: Mapping[str, Any]) -> list[float]:
+    """What trivial predictors get: the group's own, and of poses also cameras that only advance."""
+    found = (figure.get("baseline"), figure.get("baseline_forward"))
+    return [value for value in found if value is not None]
+
+
+def _trivial(figure: Mapping[str, Any]) -> str:
+    text = number(figure.get("baseline"), _DIGITS)
+    forward = figure.get("baseline_forward")
+    return text if forward is None else f"{text}; advancing {number(forward, _DIGITS)}"
 
 
 def tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -96,7 +110,7 @@ def tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not known:
             continue
         kind = name.split(".")[0]
-        floor = in_common(number(f.get("baseline"), _DIGITS) for f in known)
+        floor = in_common(_trivial(f) for f in known)
         groups[_GROUPS.get(kind, "Other")].append(
             {
                 "name": metric_label(name),
@@ -141,8 +155,7 @@ def _statement(arm: str, figures: Mapping[str, Mapping[str, Any]]) -> Statement:
         if names:
             figure = figures[names[0]]
             value = with_interval(figure.get("value"), figure.get("ci95"), _DIGITS)
-            floor = number(figure.get("baseline"), _DIGITS)
-            told[kind] = f"{metric_label(names[0])}: {value}; {_TRIVIAL[kind]} {floor}"
+            told[kind] = f"{metric_label(names[0])}: {value}; {_TRIVIAL[kind]} {_trivial(figure)}"
             beaten[kind] = beats_trivial(figure)
     where = f"{arm_label(arm)} ({METHOD})"
     text = "".join(f"{part}. " for part in told.values()).rstrip()

@@ -120,7 +120,8 @@ def test_needs_say_it_and_a_family_without_the_site_says_so(backbone):
         other = SpatialModel(tiny_backbone(kind=kind), {"scale": Scale(Scale.Config(deep=False))})
         assert other(other.backbone.encoder()(clips))
     with pytest.raises(
-        ValueError, match=r"deepstack\[2\]'; choose from visual_tokens, reserved_tokens, deepstack\[0\]"
+        ValueError,
+        match=r"deepstack\[2\]'; choose from visual_tokens, reserved_tokens, deepstack\[0\]",
     ):
         backbone(backbone.encoder()(clips), edits={deepstack(2): [lambda t: t]})
 

@@ -16,7 +16,13 @@ from box_room import box_room, camera
 from page_links import Links
 
 from spatialprior.report.depth_figure import depth_picture, relative_error
-from spatialprior.report.geometry import LABEL, geometry_statements, metric_label, tables
+from spatialprior.report.geometry import (
+    LABEL,
+    beats_trivial,
+    geometry_statements,
+    metric_label,
+    tables,
+)
 from spatialprior.report.html import render, write_html
 from spatialprior.report.scene_viewer import caption, upright, viewer_data, viewer_frame
 from spatialprior.report.summary import summary
@@ -293,3 +299,16 @@ def test_viewer_draws_in_a_browser(
         capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip
     assert re.findall(r'data-viewer="(\w*)"', told) == [wanted] * 2
+
+
+def test_cameras_that_advance_are_a_floor_too():
+    figure = {"value": 0.15, "ci95": [0.11, 0.2], "n": 9, "higher_is_better": True, "baseline": 0.0}
+    assert beats_trivial({**figure, "baseline_forward": 0.06}) is True
+    assert beats_trivial({**figure, "baseline_forward": 0.12}) is False
+    report = {
+        "geometry": {
+            "after": {"figures": {"pose.vggt.auc30": {**figure, "baseline_forward": 0.06}}}
+        }
+    }
+    (row,) = tables(report)[0]["rows"]
+    assert row["trivial"] == "0.000; advancing 0.060"
