@@ -118,6 +118,7 @@ def test_geometry_is_scored_anew_on_demand(finished):
     assert again["seconds"]["train.after"] == report["seconds"]["train.after"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

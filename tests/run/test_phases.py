@@ -199,6 +199,7 @@ def test_each_training_starts_bitwise_from_the_export_before_it(whole: Path) -> 
     assert not same(kept(join.export), kept(last.export))
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_each_phase_ends_with_the_same_weights(
     whole: Path, world: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_follow_one(
     variant: str, two: Path, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

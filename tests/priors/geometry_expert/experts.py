@@ -86,6 +86,8 @@ def encodings(monkeypatch: Any) -> list[int]:
 def attention_outputs(module: nn.Module) -> Iterator[nn.Linear]:
     """The last map of every attention layer of the encoder."""
     for name, part in module.named_modules():
-        if name.endswith("attention.o_proj"):
+        if name.endswith(
+            ("attention.o_proj", "attention.output.dense")
+        ):  # newer and older releases
             assert isinstance(part, nn.Linear)
             yield part

@@ -78,9 +78,25 @@ class TestBesideVega3d(Suite):
         return {"vega": Vega3d(Vega3d.Config(encoder=encoder, cache_gb=0.05))}
 
 
+SLOW = {
+    "Narrow",
+    "OwnEncoder",
+    "FramesInOrder",
+    "Confident",
+    "LocalOnly",
+    "Qwen2VL",
+    "LlavaNextVideo",
+}
+"""Run in CI beside the default suite, whose time is bounded; what is special to them is tested by itself."""
+
+
+def suite(name: str, body: dict[str, Any]) -> type:
+    cls = type(f"Test{name}", (Suite,), body)
+    return pytest.mark.slow(cls) if name in SLOW else cls
+
+
 for name, settings in VARIANTS.items():
-    body = {"config_kwargs": {**NANO, **settings}}
-    globals()[f"Test{name}"] = type(f"Test{name}", (Suite,), body)
+    globals()[f"Test{name}"] = suite(name, {"config_kwargs": {**NANO, **settings}})
 
 for name, (kind, frames) in FAMILIES.items():
     body = {
@@ -88,7 +104,7 @@ for name, (kind, frames) in FAMILIES.items():
         "backbone_kind": kind,
         "backbone_settings": {"frames": frames} if kind != "qwen3_vl" else {},
     }
-    globals()[f"Test{name}"] = type(f"Test{name}", (Suite,), body)
+    globals()[f"Test{name}"] = suite(name, body)
 
 
 def test_views_of_unlike_sizes_go_in(features: str, monkeypatch: pytest.MonkeyPatch) -> None:

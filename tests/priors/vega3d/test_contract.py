@@ -63,10 +63,18 @@ class TestBesideGasp(Suite):
         return {"gasp": Gasp(Gasp.Config(embedding_dim=16, anchors=[4], layers=[1]))}
 
 
+SLOW = {"Add", "Weighted", "ChannelConcat", "Qwen2VL", "Qwen2VLVideo"}
+"""Run in CI beside the default suite, whose time is bounded."""
+
+
+def _suite(name: str, body: dict[str, Any]) -> type:
+    cls = type(f"Test{name}", (Suite,), body)
+    return pytest.mark.slow(cls) if name in SLOW else cls
+
+
 for _name, _fusion in FUSIONS.items():
     _settings = {**Suite.config_kwargs, "fusion": _fusion}
-    globals()[f"Test{_name}"] = type(f"Test{_name}", (Suite,), {"config_kwargs": _settings})
+    globals()[f"Test{_name}"] = _suite(_name, {"config_kwargs": _settings})
 for _name, (_kind, _frames) in FAMILIES.items():
-    globals()[f"Test{_name}"] = type(
-        f"Test{_name}", (Suite,), {"backbone_kind": _kind, "backbone_settings": {"frames": _frames}}
-    )
+    _body = {"backbone_kind": _kind, "backbone_settings": {"frames": _frames}}
+    globals()[f"Test{_name}"] = _suite(_name, _body)
