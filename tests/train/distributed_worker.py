@@ -14,7 +14,7 @@ import torch
 
 from spatialprior.backbones.lora import LoraOptions, inject
 from spatialprior.core.injector import PriorInjector
-from spatialprior.data.stream import ClipStream
+from spatialprior.data.stream import ClipStream, step_batches
 from spatialprior.model import SpatialModel
 from spatialprior.priors.gasp.injector import Gasp
 from spatialprior.priors.geometry_expert.injector import GeometryExpert
@@ -200,6 +200,23 @@ def main() -> None:
     out, *names = sys.argv[1:]
     for name in names:
         train({**SCENARIOS, **FUSED, **ROUTED}[name], Path(out) / name)
+
+
+def passes_with_views(steps: int) -> list[list[bool]]:
+    """For each of two processes, pass by pass, whether the clips called ``text`` bring it a view."""
+    passes = []
+    for rank in range(2):
+        found = step_batches(
+            ClipStream(Clips("text"), None, 4),
+            tiny_backbone().encoder(),
+            first_step=0,
+            steps=steps,
+            micro_batch=1,
+            rank=rank,
+            ranks=2,
+        )
+        passes.append([bool(batch.visual.any()) for step in found for batch in step])
+    return passes
 
 
 if __name__ == "__main__":

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import ROUTED, Clips, make_trainer, train
+from distributed_worker import ROUTED, Clips, make_trainer, passes_with_views, train
 from test_distributed import follows, launch, weights
-
-from spatialprior.data.stream import ClipStream, step_batches
-from spatialprior.testing import tiny_backbone
 
 VARIANTS = sorted(
     name.removeprefix("ddp_expert_") for name in ROUTED if name.startswith("ddp_expert_")
@@ -58,18 +55,7 @@ def test_two_processes_follow_one(
 
 def test_one_process_has_a_pass_of_text_alone_where_the_other_has_views() -> None:
     """Guards the scenarios with a clip a pass, which are there for that."""
-    passes = []
-    for rank in range(2):
-        found = step_batches(
-            ClipStream(Clips("text"), None, 4),
-            tiny_backbone().encoder(),
-            first_step=0,
-            steps=4,
-            micro_batch=1,
-            rank=rank,
-            ranks=2,
-        )
-        passes.append([bool(batch.visual.any()) for step in found for batch in step])
+    passes = passes_with_views(steps=4)
     assert any(a and not b for a, b in zip(*passes, strict=True))
 
 

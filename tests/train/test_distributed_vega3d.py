@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import FUSED, Clips, make_trainer, train
+from distributed_worker import FUSED, Clips, make_trainer, passes_with_views, train
 from safetensors import safe_open
 from test_distributed import follows, launch, weights
-
-from spatialprior.data.stream import ClipStream, step_batches
-from spatialprior.testing import tiny_backbone
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +39,7 @@ def test_two_processes_follow_one(
 
 def test_one_process_has_a_pass_of_text_alone_where_the_other_has_views() -> None:
     """Guards the scenarios, which are there for that."""
-    passes = []
-    for rank in range(2):
-        found = step_batches(
-            ClipStream(Clips("text"), None, 4),
-            tiny_backbone().encoder(),
-            first_step=0,
-            steps=6,
-            micro_batch=1,
-            rank=rank,
-            ranks=2,
-        )
-        passes.append([bool(batch.visual.any()) for step in found for batch in step])
+    passes = passes_with_views(steps=6)
     assert len(passes[0]) == len(passes[1]) == 12
     assert any(a and not b for a, b in zip(*passes, strict=True))
 

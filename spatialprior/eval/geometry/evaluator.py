@@ -14,16 +14,17 @@ from spatialprior.eval.geometry.config import GeometryEvalConfig
 from spatialprior.eval.geometry.result import summarise
 from spatialprior.eval.geometry.scene import SceneScores, score_scene
 from spatialprior.export.kept import kept_of, load_model
-from spatialprior.export.manifest import verify_manifest
+from spatialprior.export.manifest import read_manifest
 from spatialprior.geometry.scene import ScenePrediction
 from spatialprior.registry import INJECTORS
 
 
-def predictor_of(folder: Path) -> str | None:
-    """The kept prior of an export that predicts geometry, if it has one."""
-    for name, entry in kept_of(verify_manifest(folder)["priors"]).items():
-        if INJECTORS.get(entry["kind"]).prediction_settings is not None:
-            return name
+def predictor_of(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The kept prior of an export that predicts geometry, and its settings to do so, if it has one."""
+    for name, entry in kept_of(read_manifest(folder)["priors"]).items():
+        asked = INJECTORS.get(entry["kind"]).prediction_settings
+        if asked is not None:
+            return name, dict(asked)
     return None
 
 
@@ -49,12 +50,11 @@ def evaluate_geometry(
     Returns:
         As :func:`~spatialprior.eval.geometry.result.summarise`; ``None`` where no prior predicts geometry.
     """
-    name = predictor_of(folder)
-    if name is None:
+    predictor = predictor_of(folder)
+    if predictor is None:
         return None
-    kind = kept_of(verify_manifest(folder)["priors"])[name]["kind"]
-    asked = INJECTORS.get(kind).prediction_settings
-    model = load_model(folder, device, {name: dict(asked or {})})
+    name, asked = predictor
+    model = load_model(folder, device, {name: asked})
     encoder = model.backbone.encoder()
     scenes: list[SceneScores] = []
     for clip in clips:
