@@ -242,7 +242,10 @@ DATASETS: Registry[Any] = Registry(
 BENCHMARKS: Registry[Any] = Registry(
     "benchmark",
     "spatialprior.benchmarks",
-    {"rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions"},
+    {
+        "rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions",
+        "vsi_bench": "spatialprior.eval.published.vsi_bench:VsiBench",
+    },
 )
 
 ENCODERS: Registry[FeatureEncoder] = Registry(

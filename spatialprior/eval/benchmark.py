@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from spatialprior.core.clip import MultiViewClip, Question
@@ -15,6 +15,23 @@ Engine = Literal["packed", "generate"]
 
 
 @dataclass(frozen=True)
+class LazyViews:
+    """Views that are read when their questions come up, and again if they were forgotten meanwhile.
+
+    Attributes:
+        clip_id: As of the clip that ``load`` gives.
+        source_id: Likewise.
+        num_views: How many views it will have, as far as is known; orders batches by length.
+        load: Reads them. What it raises becomes the reply's error.
+    """
+
+    clip_id: str
+    source_id: str
+    num_views: int
+    load: Callable[[], MultiViewClip]
+
+
+@dataclass(frozen=True)
 class Item:
     """One question to answer.
 
@@ -22,11 +39,31 @@ class Item:
         item_id: Unique within the benchmark and stable between runs.
         clip: The views (one object shared by all items about it; its own ``questions`` are not used).
         question: What is asked.
+        record: What scoring reads besides, as plain values; kept with the reply.
+        dialogue: Names a conversation: its items follow each other, each with the views that are new in its
+            turn, and each is asked behind the earlier ones and the model's own replies to them.
     """
 
     item_id: str
-    clip: MultiViewClip
+    clip: MultiViewClip | LazyViews
     question: Question
+    record: Mapping[str, Any] = field(default_factory=dict)
+    dialogue: str | None = None
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a reply is worth.
+
+    Attributes:
+        score: In 0 to 1; ``None`` where the rule cannot tell: it would ask a paid judge, or crashes.
+        parsed: What the reply was taken for; ``None`` is a parse failure.
+        unscored: Why there is no score, ``judge`` or the error; ``None`` with a score.
+    """
+
+    score: float | None
+    parsed: str | None
+    unscored: str | None = None
 
 
 @dataclass
@@ -35,19 +72,20 @@ class BenchmarkConfig:
 
     Attributes:
         batch: Questions answered together.
-        max_new_tokens: Replies stop here at the latest.
+        max_new_tokens: Replies stop here at the latest; ``None`` leaves it to the benchmark.
         engine: ``packed`` shares one pass over the images among all questions of a clip; ``generate`` is plain
             Hugging Face generation, one sequence a question. Both are greedy and give the same replies.
     """
 
     batch: int = 16
-    max_new_tokens: int = 4
+    max_new_tokens: int | None = None
     engine: Engine = "packed"
 
     def __post_init__(self) -> None:
         for name in ("batch", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"eval.{name}={getattr(self, name)}: must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"eval.{name}={value}: must be at least 1")
 
 
 class Benchmark(ABC):
@@ -58,6 +96,7 @@ class Benchmark(ABC):
         name, version: Identify the questions; the version changes whenever an item or the scoring does.
         direction: Whether a higher or a lower score is better.
         multi_view: Tasks that need more than one view, marked in the report.
+        headline: The one of :meth:`aggregates` that stands for the whole.
     """
 
     Config: ClassVar[type[BenchmarkConfig]]
@@ -65,8 +104,20 @@ class Benchmark(ABC):
     version: ClassVar[str]
     direction: ClassVar[Literal["higher", "lower"]] = "higher"
     multi_view: ClassVar[frozenset[str]] = frozenset()
+    headline: str = "micro"
 
     config: Any
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Where replies stop at the latest."""
+        asked: int | None = self.config.max_new_tokens
+        return 4 if asked is None else asked
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """How questions are put and replies read, to be printed beside every score; plain values."""
+        return {}
 
     @property
     @abstractmethod
@@ -93,3 +144,26 @@ class Benchmark(ABC):
     def score(self, reply: str, question: Question) -> float:
         """1 for the expected answer, 0 for anything else, unless a benchmark grades otherwise."""
         return float(is_correct(self.parse(reply, question), question))
+
+    def grade(self, reply: str, item: Item) -> Graded:
+        """What the reply to ``item`` is worth: by default what :meth:`parse` and :meth:`score` say."""
+        return Graded(self.score(reply, item.question), self.parse(reply, item.question))
+
+    def aggregates(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Figures of the whole benchmark, by name, from rows of replies (``task``, ``score``, ``record``, ...).
+
+        By default ``micro``, the mean over items, and ``macro``, the mean over tasks.
+        """
+        return micro_and_macro(rows)
+
+
+def micro_and_macro(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean over items, and the mean over the means of tasks; a missing score counts as 0."""
+    by_task: dict[str, list[float]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row["score"] or 0.0)
+    means = [sum(scores) / len(scores) for scores in by_task.values()]
+    return {
+        "micro": sum(map(sum, by_task.values())) / len(rows) if rows else 0.0,
+        "macro": sum(means) / len(means) if means else 0.0,
+    }

@@ -14,10 +14,10 @@ import torch
 from tqdm import tqdm
 
 from spatialprior.core.backbone import Backbone
-from spatialprior.core.clip import Question
+from spatialprior.core.clip import MultiViewClip, Question
 from spatialprior.core.intervals import Interval, clustered_interval, paired_interval
 from spatialprior.eval.answers import chance
-from spatialprior.eval.benchmark import Benchmark, Item
+from spatialprior.eval.benchmark import Benchmark, Item, LazyViews
 from spatialprior.eval.generate_packed import generate_packed
 from spatialprior.eval.replies import ReplyFile
 from spatialprior.export import MANIFEST, verify_manifest
@@ -148,7 +148,7 @@ def evaluate(
         "benchmark": benchmark.name,
         "version": benchmark.version,
         "engine": config.engine,
-        "max_new_tokens": config.max_new_tokens,
+        "max_new_tokens": benchmark.max_new_tokens,
     }
     if changes:
         identity["changes"] = {name: plain_settings(new) for name, new in changes.items()}
@@ -158,7 +158,7 @@ def evaluate(
         ReplyFile(out / REPLIES, identity) as file,
         tqdm(total=benchmark.num_items, desc=label, unit="question", leave=False) as bar,
     ):
-        answer = _engine(model, config.engine, config.max_new_tokens)
+        answer = _engine(model, config.engine, benchmark.max_new_tokens)
         for window in _windows(benchmark.items(), _WINDOW):
             todo = [item for item in window if not _answered(item, file)]
             bar.update(len(window) - len(todo))
@@ -184,12 +184,12 @@ def _engine(model: Backbone, engine: str, max_new_tokens: int) -> Answer:
 
     def packed(items: Sequence[Item]) -> list[str]:
         groups = list(_by_clip(items))
-        clips = [g[0].clip.with_questions(tuple(item.question for item in g)) for g in groups]
+        clips = [_views(g[0]).with_questions(tuple(item.question for item in g)) for g in groups]
         replies = generate_packed(model, clips, max_new_tokens, encoder=encoder)
         return list(chain.from_iterable(replies))
 
     def plain(items: Sequence[Item]) -> list[str]:
-        clips = [item.clip.with_questions((item.question,)) for item in items]
+        clips = [_views(item).with_questions((item.question,)) for item in items]
         tokens = model.generate(encoder.prompts(clips).to(device), max_new_tokens)
         replies: list[str] = encoder.decode(tokens)
         return replies
@@ -230,9 +230,11 @@ def _batches(items: Sequence[Item], size: int, *, by_clip: bool) -> Iterator[lis
 
 def _length(items: Sequence[Item]) -> tuple[int, int]:
     """Orders sequences by length: pixels first, then words."""
-    clip = items[0].clip
-    height, width = clip.image_size
-    return clip.num_views * height * width, sum(len(item.question.text) for item in items)
+    return items[0].clip.num_views, sum(len(item.question.text) for item in items)
+
+
+def _views(item: Item) -> MultiViewClip:
+    return item.clip.load() if isinstance(item.clip, LazyViews) else item.clip
 
 
 def _answered(item: Item, file: ReplyFile) -> bool:
@@ -245,8 +247,7 @@ def _answered(item: Item, file: ReplyFile) -> bool:
 
 def _row(benchmark: Benchmark, item: Item, reply: str) -> dict[str, Any]:
     question = item.question
-    parsed = benchmark.parse(reply, question)
-    score = benchmark.score(reply, question)
+    graded = benchmark.grade(reply, item)
     return {
         "id": item.item_id,
         "clip_id": item.clip.clip_id,
@@ -256,9 +257,9 @@ def _row(benchmark: Benchmark, item: Item, reply: str) -> dict[str, Any]:
         "options": list(question.options),
         "answer": question.answer,
         "reply": reply,
-        "parsed": parsed,
-        "score": score,
-        "correct": score == 1.0,
+        "parsed": graded.parsed,
+        "score": graded.score or 0.0,
+        "correct": graded.score == 1.0,
         "chance": chance(question),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,11 +23,11 @@ MAX_PIXELS = 90_000_000
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
-def read_image(path: Path, max_side: int | None = None) -> Tensor:
+def read_image(path: Path | BinaryIO, max_side: int | None = None) -> Tensor:
     """Read a picture.
 
     Args:
-        path: The file.
+        path: The file, or an open one.
         max_side: Longest side of the result, pixels; smaller pictures keep their size.
 
     Returns:
@@ -35,13 +36,14 @@ def read_image(path: Path, max_side: int | None = None) -> Tensor:
     Raises:
         BadMediaError: The file is missing, corrupt, truncated, of no known format, or too large.
     """
+    name = path if isinstance(path, Path) else "picture within the data"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's: about sizes, checked here, and odd metadata
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise BadMediaError(
-                        path,
+                        name,
                         f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}",
                     )
                 upright = ImageOps.exif_transpose(image)
@@ -49,9 +51,9 @@ def read_image(path: Path, max_side: int | None = None) -> Tensor:
     except BadMediaError:
         raise
     except UnidentifiedImageError:
-        raise BadMediaError(path, f"no picture of a known format ({', '.join(FORMATS)})") from None
+        raise BadMediaError(name, f"no picture of a known format ({', '.join(FORMATS)})") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise BadMediaError(path, f"cannot be read as a picture ({error})") from error
+        raise BadMediaError(name, f"cannot be read as a picture ({error})") from error
 
 
 def as_view(image: Image.Image, max_side: int | None) -> Tensor:

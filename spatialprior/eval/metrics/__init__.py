@@ -1,0 +1,1 @@
+"""From an answer to its worth: graded accuracies, text metrics, consistency of pairs."""
