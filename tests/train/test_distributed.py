@@ -93,10 +93,7 @@ def follows(mine: Path, theirs: Path, steps: int = STEPS, rough: tuple[str, ...]
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in SCENARIOS
-    ],
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS],
 )
 def test_two_processes_follow_one(name, two, one):
     follows(two / name, one(name), SCENARIOS[name].steps)
