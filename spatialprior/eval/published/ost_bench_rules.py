@@ -157,7 +157,7 @@ class Saner(Official):
 
     def _score(self, form: str, record: Record, said: str) -> float:
         if form == "Judgement":
-            options = [str(option) for option in options_of(record)]
+            options = [str(option) for option in options_of(record)] if record.get("option") else []
             index = named_option(said, options)
             truth = str(record["answer"]).replace('"', "")
             return float(index is not None and options[index] == truth)
