@@ -116,9 +116,8 @@ class MindCube(PublishedBenchmark):
     def media(self, record: Record) -> Media:
         pictures = tuple(record["images"])
         if self._interleaved and (marks := self._asked(record).count(_PLACEHOLDER)):
-            pictures = pictures[
-                :marks
-            ]  # as both harnesses: views without a placeholder are not shown
+            # As both harnesses: views without a placeholder are not shown.
+            pictures = pictures[:marks]
         names = [picture if isinstance(picture, str) else "" for picture in pictures]
         return Media(key="|".join(names) if all(names) else str(record["id"]), pictures=pictures)
 
