@@ -20,17 +20,8 @@ from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Item
 from spatialprior.eval.blind_lookup import BlindLookup
 from spatialprior.eval.evaluator import EvalResult, evaluate
 from spatialprior.eval.rooms_questions import RoomsQuestions
-from spatialprior.export import ExportError, export_model
-from spatialprior.model import SpatialModel
+from spatialprior.export import ExportError
 from spatialprior.registry import BENCHMARKS
-
-
-@pytest.fixture(scope="module")
-def exported(nano_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    backbone = Qwen2_5VL.load(Qwen2_5VL.Config(path=str(nano_folder)))
-    folder = tmp_path_factory.mktemp("run") / "export"
-    export_model(SpatialModel(backbone, {}), folder, recipe_hash="x")
-    return folder
 
 
 @pytest.fixture(scope="module")
