@@ -14,7 +14,7 @@ from spatialprior.core.clip import MultiViewClip
 from spatialprior.eval.batches import Batch
 from spatialprior.eval.benchmark import Item
 from spatialprior.eval.conversations import Turn, asked_behind, asks_in_place
-from spatialprior.eval.failures import Failure
+from spatialprior.eval.failures import Failure, is_broken_device
 from spatialprior.eval.generate_packed import generate_packed
 from spatialprior.eval.media_cache import Views
 
@@ -139,6 +139,8 @@ def _tried(generate: Generate, prompts: Sequence[Prompt], packed: bool) -> list[
     try:
         return generate(prompts, packed)
     except Exception as error:  # whatever it is, it must not cost the other questions their replies
+        if is_broken_device(error):
+            raise  # every further question would fail; a new process goes on from here
         failure = Failure.of(error)
     if failure.out_of_memory and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -148,12 +148,8 @@ class _Share:
     def __init__(
         self, benchmark: Benchmark, generate: Generate, replies: ReplyFolder, cache: MediaCache
     ) -> None:
-        self.benchmark, self.generate, self.replies, self.cache = (
-            benchmark,
-            generate,
-            replies,
-            cache,
-        )
+        self.benchmark, self.generate = benchmark, generate
+        self.replies, self.cache = replies, cache
         self._batches = 0
         self._patience = Patience(any("error" not in row for row in replies.rows.values()))
 

@@ -66,7 +66,14 @@ class Patience:
             )
 
 
+def is_broken_device(error: Exception) -> bool:
+    """Whether the process cannot compute any more, as after a failed assertion on a GPU."""
+    lost = isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    return lost and not _out_of_memory(error)
+
+
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "out of memory" in str(error)
+    signs = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

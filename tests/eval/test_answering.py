@@ -72,6 +72,13 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path, monkeypatch: pytest.Monk
         score(Album(), tmp_path / "none", model, monkeypatch)
 
 
+def test_a_lost_device_ends_the_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = RuntimeError("CUDA error: device-side assert triggered")
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        score(Album(), tmp_path / "out", Quick(["3-1"], lost), monkeypatch)
+    assert '"error"' not in (tmp_path / "out" / "replies.jsonl").read_text()
+
+
 def test_a_benchmark_that_always_fails_is_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
