@@ -97,6 +97,8 @@ class Benchmark(ABC):
         direction: Whether a higher or a lower score is better.
         multi_view: Tasks that need more than one view, marked in the report.
         headline: The one of :meth:`aggregates` that stands for the whole.
+        resamples: Whether :meth:`aggregates` is quick enough (well below a second for all rows) to be taken of
+            some hundred resamples, for its intervals.
     """
 
     Config: ClassVar[type[BenchmarkConfig]]
@@ -105,6 +107,7 @@ class Benchmark(ABC):
     direction: ClassVar[Literal["higher", "lower"]] = "higher"
     multi_view: ClassVar[frozenset[str]] = frozenset()
     headline: str = "micro"
+    resamples: ClassVar[bool] = True
 
     config: Any
 

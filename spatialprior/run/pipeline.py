@@ -22,7 +22,7 @@ from spatialprior.diagnostics.config import ProbeConfig
 from spatialprior.diagnostics.probe import probe
 from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
-from spatialprior.eval.evaluator import evaluate, load_exported
+from spatialprior.eval.evaluator import evaluate, load_exported, reply_folder
 from spatialprior.eval.geometry.evaluator import evaluate_geometry
 from spatialprior.export import export_model, verify_manifest
 from spatialprior.export.handover import begin, settings_at
@@ -115,9 +115,8 @@ class Pipeline:
         if self.config.eval is not None:
             for name, priors in self.inference_arms.items():
                 self.processes.from_first(partial(self._forget_changed, name, priors))
-                self.stages.run(
-                    f"eval/{name}", partial(self._eval, name, self.arms[0].export, priors)
-                )
+                score = partial(self._eval, name, self.arms[0].export, priors)
+                self.stages.run(f"eval/{name}", score, together=True)
         report = self._report()
         if self.processes.first:
             report = write_report(report, self.folder / "report.json")
@@ -149,7 +148,8 @@ class Pipeline:
             self.stages.run(f"probe/{name}/other_rope", partial(self._probe_other_rope, checkpoint))
             self.stages.run(f"trace/{name}", lambda: self._trace(name, checkpoint))
         if self.config.eval is not None:
-            self.stages.run(f"eval/{name}", lambda: self._eval(name, checkpoint))
+            score = partial(self._eval, name, checkpoint)
+            self.stages.run(f"eval/{name}", score, together=True)
 
     def _base(self) -> Path:
         """The starting point as an exported folder: what is scored is always what would ship."""
@@ -227,12 +227,13 @@ class Pipeline:
             self._benchmark,
             backbone=self.config.backbone.cls,
             settings=self.config.backbone.settings,
-            out=self.folder / "replies" / name,
+            out=reply_folder(self.folder / "replies" / name, self._benchmark),
             device=self.accelerator.device,
             label=f"score {name}",
             changes={prior: c.settings for prior, c in (changed or {}).items()},
+            workers=self.processes.workers(self.folder),
         )
-        return {"tasks": result.to_dict(), "replies": result.replies, "settings": result.settings}
+        return result.kept()
 
     def _predicts(self, each: Training) -> bool:
         """Whether what a training exports says something of geometry, and that is to be scored."""
