@@ -100,10 +100,11 @@ def _overview(cards: Sequence[ResultCard], settings: Sequence[Setting]) -> Table
     """Headlines: a row a model, a column a setting."""
     rows: dict[str, list[dict[Setting, ResultCard]]] = {}
     for card in cards:
-        lines = rows.setdefault(_identity(card), [{}])
-        if setting_of(card) in lines[-1]:  # scored twice, with other deviations
-            lines.append({})
-        lines[-1][setting_of(card)] = card
+        lines = rows.setdefault(_identity(card), [])
+        free = next((line for line in lines if setting_of(card) not in line), None)
+        if free is None:  # the first one, or scored twice with other deviations
+            lines.append(free := {})
+        free[setting_of(card)] = card
     found: list[Line] = []
     for members in (line for each in rows.values() for line in each):
         first = next(iter(members.values()))
