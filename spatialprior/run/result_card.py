@@ -26,6 +26,7 @@ def result_card(
     config: RunConfig,
     folder: Path,
     device: torch.device,
+    devices: int = 1,
 ) -> dict[str, Any]:
     """Write the card into ``out``, beside the arm's replies; what of it the report shows, and where it lies.
 
@@ -38,6 +39,7 @@ def result_card(
         config: Of the run.
         folder: Of the run.
         device: What answered.
+        devices: How many of them.
     """
     backbone = config.backbone.to_dict()
     about = Circumstances(
@@ -48,6 +50,7 @@ def result_card(
         base={name: backbone[name] for name in _ORIGIN if name in backbone},
         commit=commit(),
         hardware=hardware(device),
+        devices=devices,
     )
     card = write_card(result, benchmark, export, out, about)
     return {**card.summary(), "file": str((out / CARD).relative_to(folder))}
