@@ -15,6 +15,7 @@ from spatialprior.report.schema import jsonable, write_text
 CARD = "card.json"
 SCHEMA_VERSION = "1.0"
 _SEAL = "sha256"
+_NOTHING = {"value": None, "ci95": None}
 
 
 class CardError(ValueError):
@@ -77,7 +78,7 @@ class ResultCard:
             "rule": self.protocol.get("rule"),
             "deviations": self.protocol["deviations"],
             "headline": scores["headline"],
-            **{name: scores["aggregates"][name] for name in ("micro", "macro")},
+            **{name: scores["aggregates"].get(name, _NOTHING) for name in ("micro", "macro")},
             **{key: scores[key] for key in ("n", "parse_failure_rate", "unscored", "errors")},
         }
 

@@ -56,7 +56,8 @@ def test_one_setting(vsi: Make) -> None:
     assert cells["object_counting"].startswith("52.5 [") and cells["object_counting"].endswith(
         "(n 4)"
     )
-    assert cells["overall"] == "0.3417 (n 8)" and cells["micro"].endswith("(n 8)")
+    assert cells["overall"].startswith("0.3417") and cells["overall"].endswith("(n 8)")
+    assert cells["micro"].startswith("51.2 [")
     assert cells["elsewhere"] == "-" and cells["parse failures"] == "25.0 %"
     assert theirs.theirs and theirs.label.text == "Paper (theirs): their model"
     assert [cell.text for cell in theirs.cells] == ["0.505", "-", "-", "52.5", *["-"] * 5]
