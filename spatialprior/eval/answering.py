@@ -17,19 +17,7 @@ from spatialprior.eval.conversations import Turn, asked_behind, asks_in_place
 from spatialprior.eval.failures import Failure, is_broken_device
 from spatialprior.eval.generate_packed import generate_packed
 from spatialprior.eval.media_cache import Views
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came of a question.
-
-    Attributes:
-        text: What the model said; empty with an error.
-        error: Why it said nothing.
-    """
-
-    text: str
-    error: str | None = None
+from spatialprior.eval.replies import Reply
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,13 @@ class BenchmarkConfig:
         max_new_tokens: Replies stop here at the latest; ``None`` leaves it to the benchmark.
         engine: ``packed`` shares one pass over the images among all questions of a clip; ``generate`` is plain
             Hugging Face generation, one sequence a question. Both are greedy and give the same replies.
+        price_per_hour: Of one device, in any currency; the result card then says what scoring cost.
     """
 
     batch: int = 16
     max_new_tokens: int | None = None
     engine: Engine = "packed"
+    price_per_hour: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "max_new_tokens"):
@@ -121,6 +123,11 @@ class Benchmark(ABC):
     def protocol(self) -> Mapping[str, Any]:
         """How questions are put and replies read, to be printed beside every score; plain values."""
         return {}
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """What of :attr:`protocol` shapes replies; where only the rest differs, they are graded again."""
+        return self.protocol
 
     @property
     @abstractmethod

@@ -13,12 +13,12 @@ import torch
 from tqdm import tqdm
 
 from spatialprior.core.backbone import Backbone
-from spatialprior.eval.answering import Generate, Generation, Reply, answer
+from spatialprior.eval.answering import Generate, Generation, answer
 from spatialprior.eval.batches import Batch, batches, windows
 from spatialprior.eval.benchmark import Benchmark, Item
 from spatialprior.eval.failures import PATIENCE, EvaluationError, Patience
 from spatialprior.eval.media_cache import MediaCache, loaded_ahead
-from spatialprior.eval.replies import REPLIES, ReplyFolder, Row
+from spatialprior.eval.replies import REPLIES, Reply, ReplyFolder, Row
 from spatialprior.eval.rows import reply_of, row_of, without_views
 from spatialprior.eval.scores import EvalResult, TaskScore, result_of
 from spatialprior.eval.workers import Workers
@@ -228,7 +228,7 @@ def _identity(
         "max_new_tokens": benchmark.max_new_tokens,
     }
     if benchmark.protocol:
-        identity["protocol"] = json.loads(json.dumps(benchmark.protocol))
+        identity["protocol"] = json.loads(json.dumps(benchmark.asked))
     if changes:
         identity["changes"] = {name: plain_settings(new) for name, new in changes.items()}
     return identity

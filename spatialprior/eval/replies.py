@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -19,6 +20,19 @@ log = logging.getLogger(__name__)
 REPLIES = "replies.jsonl"
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a question.
+
+    Attributes:
+        text: What the model said; empty with an error.
+        error: Why it said nothing.
+    """
+
+    text: str
+    error: str | None = None
 
 
 class ReplyFolder:

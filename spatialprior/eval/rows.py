@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from spatialprior.core.clip import Question
-from spatialprior.eval.answering import Reply
 from spatialprior.eval.answers import chance
 from spatialprior.eval.benchmark import Benchmark, Graded, Item, LazyViews
-from spatialprior.eval.replies import Row
+from spatialprior.eval.replies import Reply, Row
 
 
 def without_views(item: Item) -> Item:

@@ -40,6 +40,7 @@ from spatialprior.run.errors import RunError
 from spatialprior.run.lora_targets import tell_adapted
 from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
+from spatialprior.run.result_card import result_card
 from spatialprior.run.schema import Component, RunConfig, plain
 from spatialprior.run.stages import Stages
 from spatialprior.run.training import MAIN, Training
@@ -222,18 +223,23 @@ class Pipeline:
     def _eval(
         self, name: str, checkpoint: Path, changed: dict[str, Component] | None = None
     ) -> dict[str, Any]:
+        out = reply_folder(self.folder / "replies" / name, self._benchmark)
         result = evaluate(
             checkpoint,
             self._benchmark,
             backbone=self.config.backbone.cls,
             settings=self.config.backbone.settings,
-            out=reply_folder(self.folder / "replies" / name, self._benchmark),
+            out=out,
             device=self.accelerator.device,
             label=f"score {name}",
             changes={prior: c.settings for prior, c in (changed or {}).items()},
             workers=self.processes.workers(self.folder),
         )
-        return result.kept()
+        kept = result.kept()
+        if not self.processes.first:  # the first has all replies
+            return kept
+        run = self.config, self.folder, self.accelerator.device, self.processes.count
+        return kept | {"card": result_card(result, self._benchmark, name, checkpoint, out, *run)}
 
     def _predicts(self, each: Training) -> bool:
         """Whether what a training exports says something of geometry, and that is to be scored."""
@@ -378,6 +384,7 @@ class Pipeline:
             "eval": scores.get(MAIN, {}).get("tasks", {}),
             "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
             "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
+            "cards": {arm: found["card"] for arm, found in scores.items() if "card" in found},
             **comparisons(scores, set(self.inference_arms)),
             "geometry": {
                 each.title: self._result(f"geometry/{each.title}")
