@@ -7,10 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-class PairError(ValueError):
-    """Links between questions that make no pairs. One line."""
-
-
 def link(value: Any) -> str | None:
     """A question's number in one spelling: 7, 7.0 and "7" are one; missing, empty and NaN are ``None``."""
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
@@ -21,7 +17,7 @@ def link(value: Any) -> str | None:
 
 def linked_pairs(
     links: Iterable[tuple[str, str | None]], categories: Mapping[str, str]
-) -> list[tuple[str, str]]:
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Pairs of questions that name each other, each pair once, in the order of their first halves.
 
     A question without a link, or whose twin is not there, is in no pair.
@@ -30,31 +26,30 @@ def linked_pairs(
         links: Question and its twin.
         categories: Of every question.
 
-    Raises:
-        PairError: A twin names another question or none, a question names itself, two questions have one
-            number, or the halves differ in category.
+    Returns:
+        The pairs; and a line for each link that makes none although its twin is there: one that is not mutual,
+        leads to itself or to another category, or comes from a number that two questions have.
     """
     twins: dict[str, str | None] = {}
+    broken = []
     for name, twin in links:
         if name in twins:
-            raise PairError(f"two questions have the index {name}")
-        twins[name] = twin
+            broken.append(f"two questions have the index {name}")
+        twins.setdefault(name, twin)
     pairs: dict[frozenset[str], tuple[str, str]] = {}
     for name, twin in twins.items():
         if twin is None or twin not in twins:
             continue
         if twin == name:
-            raise PairError(f"question {name} is linked to itself")
-        if twins[twin] != name:
-            raise PairError(
-                f"question {name} is linked to {twin}, but {twin} to {twins[twin] or 'none'}"
-            )
-        if categories[name] != categories[twin]:
-            raise PairError(
-                f"questions {name} and {twin} are linked, but are {categories[name]} and {categories[twin]}"
-            )
-        pairs.setdefault(frozenset((name, twin)), (name, twin))
-    return list(pairs.values())
+            broken.append(f"question {name} is linked to itself")
+        elif twins[twin] != name:
+            broken.append(f"question {name} is linked to {twin}, but {twin} to {twins[twin]}")
+        elif categories[name] != categories[twin]:
+            kinds = f"{categories[name]} and {categories[twin]}"
+            broken.append(f"questions {name} and {twin} are linked, but are {kinds}")
+        else:
+            pairs.setdefault(frozenset((name, twin)), (name, twin))
+    return list(pairs.values()), broken
 
 
 def consistency(pairs: Iterable[tuple[bool, bool]]) -> dict[str, float]:

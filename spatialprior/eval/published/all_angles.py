@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
 from spatialprior.eval.metrics.means import mean, means_by
-from spatialprior.eval.metrics.pair_consistency import PairError, consistency, link, linked_pairs
+from spatialprior.eval.metrics.pair_consistency import consistency, link, linked_pairs
 from spatialprior.eval.parsers.meant import meant_letter
 from spatialprior.eval.parsers.named_option import named_option
 from spatialprior.eval.published.benchmark import PublishedBenchmark
@@ -51,11 +51,34 @@ class AllAngles(PublishedBenchmark):
 
     rules: ClassVar[Mapping[str, Rule]] = {"official": Official(), "saner": Saner()}
 
+    @dataclass
+    class Config(PublishedBenchmark.Config):
+        """What a recipe may set.
+
+        Attributes:
+            check_pairs: Refuse data in which linked questions are not linked back, or differ in category.
+        """
+
+        check_pairs: bool = True
+
+    config: AllAngles.Config
+
     @cached_property
     def records(self) -> list[tuple[str, Record]]:
         """As in the base class, and the links between questions are checked."""
         found = super().records
-        _pairs([record for _, record in found])
+        _, broken = _pairs([record for _, record in found])
+        if broken and self.config.check_pairs:
+            raise RecordsError(
+                f"all_angles: {broken[0]} ({len(broken)} such links); if this data is meant, set "
+                "eval.check_pairs=false (the score says so, and these make no pairs)"
+            )
+        return found
+
+    def deviations(self) -> list[str]:
+        found = super().deviations()
+        if not self.config.check_pairs:
+            found.append("links between questions were not checked")
         return found
 
     def task(self, record: Record) -> str:
@@ -63,8 +86,7 @@ class AllAngles(PublishedBenchmark):
 
     def media(self, record: Record) -> Media:
         paths = record["image_path"]
-        if isinstance(paths, str):  # a table holds the list as text
-            paths = json.loads(paths) if paths.startswith('["') else [paths]
+        paths = [paths] if isinstance(paths, str) else paths
         return Media(key=";".join(paths), pictures=tuple(paths))
 
     def scene(self, record: Record) -> str:
@@ -84,30 +106,19 @@ def _category(record: Record) -> str:
     return str(record["category"])
 
 
-def _pairs(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Indices of linked questions.
-
-    Raises:
-        RecordsError: Links make no pairs.
-    """
-    numbered = {name: r for r in records if (name := link(r.get("index"))) is not None}
-    try:
-        return linked_pairs(
-            [(name, link(r.get("pair_idx"))) for r in records if (name := link(r.get("index")))],
-            {name: _category(record) for name, record in numbered.items()},
-        )
-    except PairError as error:
-        raise RecordsError(
-            f"all_angles: {error}; pair_idx must link questions two by two"
-        ) from None
+def _pairs(records: Sequence[Record]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Indices of linked questions, and what is wrong with other links."""
+    named = [(name, r) for r in records if (name := link(r.get("index"))) is not None]
+    links = [(name, link(record.get("pair_idx"))) for name, record in named]
+    return linked_pairs(links, {name: _category(record) for name, record in named})
 
 
 def _consistency(rows: Sequence[Scored]) -> dict[str, float]:
     right = {link(row.record.get("index")): row.score == 1 for row in rows}
     category = {link(row.record.get("index")): _category(row.record) for row in rows}
-    pairs = _pairs([row.record for row in rows])
+    pairs, broken = _pairs([row.record for row in rows])
     found = consistency((right[a], right[b]) for a, b in pairs)
     for name in sorted({category[a] for a, _ in pairs}):
         part = consistency((right[a], right[b]) for a, b in pairs if category[a] == name)
         found |= {f"{name}_{kind}": value for kind, value in part.items()}
-    return {**found, "pairs": float(len(pairs))}
+    return {**found, "pairs": float(len(pairs)), "broken_links": float(len(broken))}

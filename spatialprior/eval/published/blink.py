@@ -40,7 +40,7 @@ class Official:
         return Graded(None, None, "judge")
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
-        """Sub-task accuracies and ``Total``, their unweighted mean (0 to 1); a judge's replies count as wrong."""
+        """Sub-tasks and ``Total``, their unweighted mean (0 to 1); what a judge would read counts as wrong."""
         found = means_by(rows, sub_task)
         return {**found, "Total": _unweighted(found)}
 
