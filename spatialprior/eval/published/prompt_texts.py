@@ -12,7 +12,9 @@ class PromptError(ValueError):
 
 
 def string_constants(path: Path) -> dict[str, str]:
-    """Names of a module's top level that are bound to plain strings. The module is parsed, never run.
+    """Names that a module binds to plain strings, or to a tuple of one (a comma too many), at its top level.
+
+    The module is parsed, never run.
 
     Raises:
         PromptError: The file is missing, or is no Python.
@@ -22,12 +24,17 @@ def string_constants(path: Path) -> dict[str, str]:
     except (OSError, SyntaxError, ValueError) as error:
         raise PromptError(f"{path} holds no prompts: {error}") from None
     return {
-        target.id: node.value.value
+        target.id: value.value
         for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        if isinstance(node, ast.Assign)
+        and isinstance(value := _only_entry(node.value), ast.Constant)
         for target in node.targets
-        if isinstance(target, ast.Name) and isinstance(node.value.value, str)
+        if isinstance(target, ast.Name) and isinstance(value.value, str)
     }
+
+
+def _only_entry(value: ast.expr) -> ast.expr:
+    return value.elts[0] if isinstance(value, ast.Tuple) and len(value.elts) == 1 else value
 
 
 def lmms_eval_file(name: str) -> Path:
