@@ -245,6 +245,9 @@ BENCHMARKS: Registry[Any] = Registry(
     {
         "rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions",
         "vsi_bench": "spatialprior.eval.published.vsi_bench:VsiBench",
+        "cv_bench": "spatialprior.eval.published.cv_bench:CvBench",
+        "sqa3d": "spatialprior.eval.published.sqa3d:Sqa3d",
+        "scanqa": "spatialprior.eval.published.scanqa:ScanQa",
     },
 )
 

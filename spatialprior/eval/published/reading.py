@@ -62,8 +62,8 @@ def _records(spec: Spec, root: Path, split: str, part: SplitSpec) -> list[Record
         raise RecordsError(
             f"eval.root={root} is no folder; {spec.name} needs {spec.data.hub} in its official layout there"
         )
-    if (path := root / part.file).exists():
-        return read_file(path)
+    if files := sorted(root.glob(part.file)):
+        return [record for path in files for record in read_file(path)]
     if (root / "dataset_info.json").exists() or (root / "dataset_dict.json").exists():
         return _saved_dataset(root, split)
     there = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
