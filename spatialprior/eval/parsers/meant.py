@@ -15,7 +15,7 @@ _STATED = re.compile(
     r"\b(?:answer|option|choice)\b(?:\s+is)?[\s:*(\[]*([A-Z])\b(?!')", re.IGNORECASE
 )
 _TOKEN = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
-_ARTICLE = re.compile(r"\bA\s+[a-z]")
+_ARTICLE = re.compile(r"\bA\s+(?!or\b|and\b|is\b)[a-z]")
 _NUMBER = re.compile(
     rf"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|\b(?:{'|'.join(VALUES)})\b", re.IGNORECASE
 )
@@ -35,8 +35,8 @@ def meant_letter(reply: str, options: Sequence[str]) -> str | None:
     text = _conclusion(reply).strip(" \t\n\r*_`\"'")
     if (label := _LABEL.match(text)) and label.group(1) in letters:
         return label.group(1)
-    if len(text) == 1 and text.upper() in letters:
-        return text.upper()
+    if (bare := text.strip("().,:").upper()) in letters:
+        return bare
     stated = [found for found in _STATED.findall(text) if found in letters]
     if stated:
         return stated[-1]

@@ -42,7 +42,7 @@ class Sqa3d(ScanNetQuestions):
 
 def question_type(record: Record) -> str:
     """As the record says, itself or under ``metadata``; otherwise by its question's first letters."""
-    said = (record.get("metadata") or {}).get("question_type", record.get("question_type"))
+    said = record.get("question_type", (record.get("metadata") or {}).get("question_type"))
     if said is not None:
         return str(said)
     question = str(record.get("question", "")).lstrip().lower()
