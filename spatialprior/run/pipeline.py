@@ -22,6 +22,8 @@ from spatialprior.diagnostics.config import ProbeConfig
 from spatialprior.diagnostics.probe import probe
 from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
+from spatialprior.eval.ablation.benchmark import Ablated
+from spatialprior.eval.ablation.names import ABLATIONS, VIEWS
 from spatialprior.eval.evaluator import evaluate, load_exported
 from spatialprior.eval.geometry.evaluator import evaluate_geometry
 from spatialprior.export import export_model, verify_manifest
@@ -31,16 +33,19 @@ from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import jsonable, write_report
 from spatialprior.report.summary import summary
+from spatialprior.run.ablations import ablation_of, ablation_report
 from spatialprior.run.arms import BEFORE, CONTROL, arms_of, inference_arms_of, trainings_of
-from spatialprior.run.checks import benchmark_of, check_run
+from spatialprior.run.checks import check_run
 from spatialprior.run.comparisons import comparisons
 from spatialprior.run.compose import RECIPE_FILE, save_run
 from spatialprior.run.environment import commit, hardware
 from spatialprior.run.errors import RunError
+from spatialprior.run.leaks import audit_of
 from spatialprior.run.lora_targets import tell_adapted
 from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
 from spatialprior.run.schema import Component, RunConfig, plain
+from spatialprior.run.sources import benchmark_of
 from spatialprior.run.stages import Stages
 from spatialprior.run.training import MAIN, Training
 from spatialprior.train.accelerator import make_accelerator
@@ -50,8 +55,8 @@ from spatialprior.train.trainer import CHECKPOINTS, Trainer
 
 _REDONE = {
     "probe": ("probe", "trace"),
-    "eval": ("eval", "geometry"),
-    "export": ("export", "probe", "trace", "eval", "geometry"),
+    "eval": ("eval", "leaks", "geometry"),
+    "export": ("export", "probe", "trace", "eval", "leaks", "geometry"),
 }
 """Mode -> stages that it does again on a finished run."""
 
@@ -118,6 +123,9 @@ class Pipeline:
                 self.stages.run(
                     f"eval/{name}", partial(self._eval, name, self.arms[0].export, priors)
                 )
+            for name in self.config.eval.settings.ablate:
+                self._ablate(name)
+            self.stages.run("leaks", self._leaks)
         report = self._report()
         if self.processes.first:
             report = write_report(report, self.folder / "report.json")
@@ -219,12 +227,27 @@ class Pipeline:
         )
         trace.save(self.folder / "pictures" / f"{name}.npz")
 
+    def _ablate(self, name: str) -> None:
+        """Score the recipe's export once more without something, where that can be done."""
+        ablation, export = ablation_of(self.config, name), self.arms[0].export
+        if ablation.reason is None:
+            benchmark = Ablated(self._benchmark, name) if name in VIEWS else self._benchmark
+            work = partial(self._eval, ablation.arm, export, ablation.changed, benchmark)
+            self.stages.run(f"eval/{ablation.arm}", work)
+
+    def _leaks(self) -> dict[str, Any]:
+        return audit_of(self.config, trainings_of(self.arms)).to_dict()
+
     def _eval(
-        self, name: str, checkpoint: Path, changed: dict[str, Component] | None = None
+        self,
+        name: str,
+        checkpoint: Path,
+        changed: dict[str, Component] | None = None,
+        benchmark: Any = None,
     ) -> dict[str, Any]:
         result = evaluate(
             checkpoint,
-            self._benchmark,
+            benchmark or self._benchmark,
             backbone=self.config.backbone.cls,
             settings=self.config.backbone.settings,
             out=self.folder / "replies" / name,
@@ -356,6 +379,15 @@ class Pipeline:
             },
         }
 
+    def _ablations(self, whole: dict[str, Any]) -> dict[str, Any]:
+        """Those that are asked for, and those that an earlier call of this run has done."""
+        assert self.config.eval is not None
+        asked = self.config.eval.settings.ablate
+        found = [ablation_of(self.config, name) for name in ABLATIONS]
+        found = [a for a in found if a.name in asked or self.stages.done(f"eval/{a.arm}")]
+        rows = {a.name: self._result(f"eval/{a.arm}")["replies"] for a in found if a.reason is None}
+        return ablation_report(found, whole["replies"], rows, self.config.eval.cls.direction)
+
     def _report(self) -> dict[str, Any]:
         config = self.config
         names = [BEFORE, *(arm.name for arm in self.arms)]
@@ -378,6 +410,8 @@ class Pipeline:
             "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
             "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
             **comparisons(scores, set(self.inference_arms)),
+            "ablations": self._ablations(scores[MAIN]) if config.eval else {},
+            "leaks": self._result("leaks") if config.eval else None,
             "geometry": {
                 each.title: self._result(f"geometry/{each.title}")
                 for each in trainings_of(self.arms)
