@@ -44,6 +44,8 @@ class Paired:
         difference: Whole minus ablated, its interval bootstrapped over scenes.
         mcnemar: Of "fully right" (a score of 1); ``None`` where lower scores are better.
         graded: Whether some score is neither 0 nor 1, so that "fully right" tells less than the score.
+        chance: What a uniform guess among the options would score.
+        unreadable: Replies of the ablated model that are none of the options.
     """
 
     whole: float
@@ -51,6 +53,8 @@ class Paired:
     difference: Interval
     mcnemar: McNemar | None
     graded: bool
+    chance: float
+    unreadable: int
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``report.json``; ``p_holm`` is added by :func:`holm`."""
@@ -68,6 +72,8 @@ class Paired:
             "n": gap.n,
             "clusters": gap.num_clusters,
             "graded": self.graded,
+            "chance": self.chance,
+            "unreadable": self.unreadable,
             "mcnemar": counts,
         }
 
@@ -76,7 +82,8 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
     """Compare rows of replies that have a score under both, by ``id``.
 
     Args:
-        whole: ``id``, ``score``, ``correct``, ``source_id`` of each reply of the whole model.
+        whole: ``id``, ``score``, ``correct``, ``parsed``, ``chance`` and ``source_id`` of each reply of the
+            whole model.
         ablated: The same of the other.
         direction: Whether a ``higher`` or a ``lower`` score is better.
     """
@@ -97,7 +104,15 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         )
     count = max(len(pairs), 1)
     graded = any(score not in (0.0, 1.0) for score in (*ours, *others))
-    return Paired(sum(ours) / count, sum(others) / count, gap, test, graded)
+    return Paired(
+        whole=sum(ours) / count,
+        ablated=sum(others) / count,
+        difference=gap,
+        mcnemar=test,
+        graded=graded,
+        chance=sum(a["chance"] for a, _ in pairs) / count,
+        unreadable=sum(b["parsed"] is None for _, b in pairs),
+    )
 
 
 def compare(
