@@ -56,7 +56,7 @@ class Circumstances:
 def write_card(
     result: EvalResult, benchmark: Benchmark, export: Path, out: Path, about: Circumstances
 ) -> ResultCard:
-    """Describe a finished scoring, and write ``out/card.json``; ``out/replies.jsonl`` is laid in order.
+    """Describe a finished scoring, whose replies lie in ``out``, and write ``out/card.json``.
 
     Args:
         result: The scoring.

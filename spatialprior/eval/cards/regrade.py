@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spatialprior.eval.ablation.benchmark import Ablated
 from spatialprior.eval.benchmark import Benchmark
 from spatialprior.eval.cards.card import CardError, ResultCard
 from spatialprior.eval.published.benchmark import PublishedBenchmark
@@ -40,8 +41,7 @@ def grader(card: ResultCard) -> Benchmark:
         cls: Any = BENCHMARKS.get(name)
         config = BENCHMARKS.configured(name, _settings(card), "benchmark.settings")
         if issubclass(cls, PublishedBenchmark):
-            found: Benchmark = cls(dataclasses.replace(config, root=UNREAD))
-            return found
+            return _as_asked(cls(dataclasses.replace(config, root=UNREAD)), card)
     except RegistryError as error:
         raise CardError(str(error)) from None
     except (TypeError, ValueError) as error:
@@ -49,7 +49,13 @@ def grader(card: ResultCard) -> Benchmark:
     # Making one opens the data that it asks about; what it learns there, grading does not need.
     bare: Benchmark = object.__new__(cls)
     bare.config = config
-    return bare
+    return _as_asked(bare, card)
+
+
+def _as_asked(benchmark: Benchmark, card: ResultCard) -> Benchmark:
+    """The benchmark with its views taken away, where they were."""
+    ablation = card.protocol.get("ablation")
+    return benchmark if ablation is None else Ablated(benchmark, ablation)
 
 
 def _settings(card: ResultCard) -> dict[str, Any]:

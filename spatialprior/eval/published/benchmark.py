@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spatialprior.core.clip import MultiViewClip, Question
+from spatialprior.data.scenes import Scenes, scene_ids, scenes_of
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Graded, Item, LazyViews
 from spatialprior.eval.published.media import Media, read_clip
 from spatialprior.eval.published.reading import read_records
@@ -213,6 +214,18 @@ class PublishedBenchmark(Benchmark):
     @property
     def num_items(self) -> int:
         return len(self.records)
+
+    def scenes(self) -> Scenes:
+        """Scenes named by :meth:`scene`, or else by the paths of a record's media; nothing is decoded."""
+        return scenes_of(self._named(record) for _, record in self.records)
+
+    def _named(self, record: Record) -> str:
+        scene = self.scene(record)
+        if scene_ids(scene):
+            return scene
+        media = self.media(record)
+        paths = [media.video, *(p if isinstance(p, str) else None for p in media.pictures)]
+        return " ".join([scene, *filter(None, paths)])
 
     def items(self) -> Iterator[Item]:
         """Every question; those about one clip after each other, in the order of the clips' first questions."""
