@@ -14,7 +14,8 @@ out or ``null``, never zero. Numbers that are not finite become ``null``.
                       ``eval_vs_control``: paired difference {``mean``, ``ci95``} over all questions
 ``comparisons``       arm -> the same difference, ``at_inference``: bool, ``tasks``: as ``eval``
 ``ablations``         ablation -> ``what, applicable, reason, score, whole, difference, ci95, n, clusters``,
-                      ``chance, unreadable, mcnemar`` (``only_whole, only_ablated, p, p_holm``), ``tasks``
+                      ``chance, unreadable, unreadable_whole, tasks, mcnemar`` (``only_whole, only_ablated, p``,
+                      ``p_holm``)
 ``leaks``             ``shared``: number of scenes, ``first``: some; ``benchmark, sources``: what was audited
 ``geometry``          arm -> ``figures`` (name -> ``value, ci95, n, higher_is_better, baseline``), ``settings``;
                       arms: ``geometry`` (after that phase), ``after``; ``pictures/geometry_<arm>.npz``

@@ -45,7 +45,7 @@ class Paired:
         mcnemar: Of "fully right" (a score of 1); ``None`` where lower scores are better.
         graded: Whether some score is neither 0 nor 1, so that "fully right" tells less than the score.
         chance: What a uniform guess among the options would score.
-        unreadable: Replies of the ablated model that are none of the options.
+        unreadable, unreadable_whole: Replies that are none of the options, of the ablated and the whole model.
     """
 
     whole: float
@@ -55,6 +55,7 @@ class Paired:
     graded: bool
     chance: float
     unreadable: int
+    unreadable_whole: int
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``report.json``; ``p_holm`` is added by :func:`holm`."""
@@ -74,6 +75,7 @@ class Paired:
             "graded": self.graded,
             "chance": self.chance,
             "unreadable": self.unreadable,
+            "unreadable_whole": self.unreadable_whole,
             "mcnemar": counts,
         }
 
@@ -112,6 +114,7 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         graded=graded,
         chance=sum(a["chance"] for a, _ in pairs) / count,
         unreadable=sum(b["parsed"] is None for _, b in pairs),
+        unreadable_whole=sum(a["parsed"] is None for a, _ in pairs),
     )
 
 

@@ -57,7 +57,7 @@ def test_graded_scores_are_said_to_be():
 
 def test_replies_that_are_no_option_are_counted():
     found = paired(rows([1, 1, 0]), rows([0, 0, 0], parsed=None))
-    assert found.unreadable == 3 and found.chance == 0.5
+    assert found.unreadable == 3 and found.unreadable_whole == 0 and found.chance == 0.5
 
 
 def test_nothing_in_common_is_no_number():
