@@ -243,8 +243,20 @@ BENCHMARKS: Registry[Any] = Registry(
     "benchmark",
     "spatialprior.benchmarks",
     {
+        "all_angles": "spatialprior.eval.published.all_angles:AllAngles",
+        "blink": "spatialprior.eval.published.blink:Blink",
+        "mmsi_bench": "spatialprior.eval.published.mmsi_bench:MmsiBench",
         "rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions",
+        "spar_bench": "spatialprior.eval.published.spar_bench:SparBench",
         "vsi_bench": "spatialprior.eval.published.vsi_bench:VsiBench",
+        "cv_bench": "spatialprior.eval.published.cv_bench:CvBench",
+        "mindcube": "spatialprior.eval.published.mindcube:MindCube",
+        "omnispatial": "spatialprior.eval.published.omnispatial:OmniSpatial",
+        "ost_bench": "spatialprior.eval.published.ost_bench:OstBench",
+        "scanqa": "spatialprior.eval.published.scanqa:ScanQa",
+        "sqa3d": "spatialprior.eval.published.sqa3d:Sqa3d",
+        "sti_bench": "spatialprior.eval.published.sti_bench:StiBench",
+        "viewspatial": "spatialprior.eval.published.viewspatial:ViewSpatial",
     },
 )
 

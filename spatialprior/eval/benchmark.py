@@ -77,6 +77,7 @@ class BenchmarkConfig:
         max_new_tokens: Replies stop here at the latest; ``None`` leaves it to the benchmark.
         engine: ``packed`` shares one pass over the images among all questions of a clip; ``generate`` is plain
             Hugging Face generation, one sequence a question. Both are greedy and give the same replies.
+        price_per_hour: Of one device, in any currency; the result card then says what scoring cost.
         ablate: Ask the trained model again without something: ``blind``, ``single_frame``,
             ``shuffled_frames``, ``zero_prior``, ``other_scene_prior``.
         allow_leaks: Go on where scenes of the benchmark are in the training data; the report says so.
@@ -85,6 +86,7 @@ class BenchmarkConfig:
     batch: int = 16
     max_new_tokens: int | None = None
     engine: Engine = "packed"
+    price_per_hour: float | None = None
     ablate: tuple[str, ...] = ()
     allow_leaks: bool = False
 
@@ -105,6 +107,8 @@ class Benchmark(ABC):
         direction: Whether a higher or a lower score is better.
         multi_view: Tasks that need more than one view, marked in the report.
         headline: The one of :meth:`aggregates` that stands for the whole.
+        resamples: Whether :meth:`aggregates` is quick enough (well below a second for all rows) to be taken of
+            some hundred resamples, for its intervals.
     """
 
     Config: ClassVar[type[BenchmarkConfig]]
@@ -113,6 +117,7 @@ class Benchmark(ABC):
     direction: ClassVar[Literal["higher", "lower"]] = "higher"
     multi_view: ClassVar[frozenset[str]] = frozenset()
     headline: str = "micro"
+    resamples: ClassVar[bool] = True
 
     config: Any
 
@@ -126,6 +131,11 @@ class Benchmark(ABC):
     def protocol(self) -> Mapping[str, Any]:
         """How questions are put and replies read, to be printed beside every score; plain values."""
         return {}
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """What of :attr:`protocol` shapes replies; where only the rest differs, they are graded again."""
+        return self.protocol
 
     @property
     @abstractmethod

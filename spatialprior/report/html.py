@@ -19,6 +19,7 @@ from spatialprior.report.depth_figure import depth_picture
 from spatialprior.report.matches_figure import heatmap_picture, matches_picture, read_traces
 from spatialprior.report.scene_viewer import caption, viewer_data
 from spatialprior.report.schema import write_text
+from spatialprior.report.score_cards import COLUMNS, card_rows
 from spatialprior.report.verdict import (
     beats_blind,
     method,
@@ -101,6 +102,8 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         geometry=_geometry(report, run_folder / "pictures"),
         tasks=_task_rows(report),
         task_arms=_task_arms(report, labels),
+        card_columns=COLUMNS,
+        cards=card_rows(report),
         replies=replies[:_MAX_REPLIES],
         num_replies=len(replies),
         settings=_settings(report),

@@ -15,6 +15,7 @@ from spatialprior.report.ablations import (
 from spatialprior.report.controls import control_rows, control_statements
 from spatialprior.report.figures import arm_labels, arms_of
 from spatialprior.report.geometry import geometry_statements
+from spatialprior.report.score_cards import COLUMNS, card_rows
 from spatialprior.report.verdict import (
     Statement,
     beats_blind,
@@ -72,6 +73,11 @@ def summary(report: Mapping[str, Any]) -> str:
             for task, row in tasks.items()
         ]
         parts += ["", _table(head, rows)]
+    if cards := card_rows(report):
+        parts += ["", _table(COLUMNS, [[row[name] for name in COLUMNS] for row in cards])]
+        parts += [
+            f"* {row['arm']}: {'; '.join(row['deviations'])}" for row in cards if row["deviations"]
+        ]
     if line := leak_line(report):
         parts += ["", line]
     if sentences := ablation_sentences(report):

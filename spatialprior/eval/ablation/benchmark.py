@@ -44,6 +44,7 @@ class Ablated(Benchmark):
             direction=benchmark.direction,
             multi_view=benchmark.multi_view,
             headline=benchmark.headline,
+            resamples=benchmark.resamples,
         )
 
     @property
@@ -52,7 +53,13 @@ class Ablated(Benchmark):
 
     @property
     def protocol(self) -> Mapping[str, Any]:
-        return {**self._whole.protocol, "ablation": self._ablation}
+        whole = self._whole.protocol
+        departs = [*whole.get("deviations", ()), f"shown {VIEWS[self._ablation]}"]
+        return {**whole, "ablation": self._ablation, "deviations": departs}
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        return {**self._whole.asked, "ablation": self._ablation}
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.spec import ProtocolSpec, Spec, read_spec
 from spatialprior.registry import suggest
 
+_READING = ("rule", "headline", "source", "notes", "revision", "deviations")
+"""Fields of a protocol that say how replies are read, not how they are asked for."""
+
 
 class PublishedBenchmark(Benchmark):
     """A benchmark that others publish. Its YAML lies beside it, under the same name.
@@ -161,6 +164,10 @@ class PublishedBenchmark(Benchmark):
             "revision": self.spec.data.revision,
             "deviations": self.deviations(),
         }
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {name: value for name, value in self.protocol.items() if name not in _READING}
 
     def deviations(self) -> list[str]:
         """In what this scoring differs from its protocol, a sentence each."""
