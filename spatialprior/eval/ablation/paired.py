@@ -89,12 +89,8 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         ablated: The same of the other.
         direction: Whether a ``higher`` or a ``lower`` score is better.
     """
-    theirs = {row["id"]: row for row in ablated if row["score"] is not None}
-    pairs = [
-        (row, theirs[row["id"]])
-        for row in whole
-        if row["id"] in theirs and row["score"] is not None
-    ]
+    theirs = {row["id"]: row for row in ablated if _scored(row)}
+    pairs = [(row, theirs[row["id"]]) for row in whole if row["id"] in theirs and _scored(row)]
     ours = [float(a["score"]) for a, _ in pairs]
     others = [float(b["score"]) for _, b in pairs]
     gap = paired_interval(ours, others, [a["source_id"] for a, _ in pairs])
@@ -116,6 +112,11 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         unreadable=sum(b["parsed"] is None for _, b in pairs),
         unreadable_whole=sum(a["parsed"] is None for a, _ in pairs),
     )
+
+
+def _scored(row: Row) -> bool:
+    """Whether a reply came, and has a score: views that cannot be read say nothing of the model."""
+    return row["score"] is not None and "error" not in row
 
 
 def compare(

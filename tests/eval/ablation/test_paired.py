@@ -46,6 +46,8 @@ def test_items_without_a_score_under_both_are_left_out():
     found = paired(rows([1, None, 1, 0]), rows([0, 1, None, 0])[:3])
     assert found.difference.n == 1 and found.difference.mean == 1.0
     assert found.mcnemar == McNemar(1, 0)
+    unread = paired(rows([0, 0], error={"kind": "read"}), rows([1, 1]))
+    assert unread.difference.n == 0 and unread.mcnemar == McNemar(0, 0)
 
 
 def test_graded_scores_are_said_to_be():
