@@ -106,8 +106,11 @@ def _sentence(name: str, entry: Mapping[str, Any]) -> str:
         told = f"{lead} the model answers better (it loses {size}): what is taken away stands in its way"
     else:
         told = f"{lead} no loss is shown ({size}), so nothing here says {open_}"
-    if entry["unreadable"]:
-        told += f"; {entry['unreadable']} of {entry['n']} replies are then none of the options"
+    if entry["unreadable"] > entry["unreadable_whole"]:
+        told += (
+            f"; {entry['unreadable']} of {entry['n']} replies are then none of the options, "
+            f"{entry['unreadable_whole']} otherwise"
+        )
     return f"{told}."
 
 

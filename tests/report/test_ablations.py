@@ -15,7 +15,7 @@ def entry(low: float, high: float, **more: Any) -> dict[str, Any]:
     own = {
         "what": "no views at all", "applicable": True, "reason": None, "direction": "higher",
         "score": 0.2, "whole": 0.5, "chance": 0.25, "difference": (low + high) / 2,
-        "ci95": [low, high], "n": 90, "clusters": 30, "graded": False, "unreadable": 0,
+        "ci95": [low, high], "n": 90, "clusters": 30, "graded": False, "unreadable": 0, "unreadable_whole": 0,
         "mcnemar": {"only_whole": 31, "only_ablated": 4, "p": 1e-9, "p_holm": 2e-9},
     }  # fmt: skip
     own |= more
@@ -34,7 +34,8 @@ def report(leaks: Any = None, **ablations: Any) -> dict[str, Any]:
         ("blind", (-0.1, 0.1), {}, "so nothing here says that it looks."),
         ("blind", (-0.4, -0.2), {}, "answers better"),
         ("blind", (-0.4, -0.2), {"direction": "lower"}, "loses 0.300 [0.200, 0.400]: it looks."),
-        ("blind", (0.2, 0.4), {"unreadable": 7}, "7 of 90 replies are then none of the options."),
+        ("blind", (0.2, 0.4), {"unreadable": 7}, "7 of 90 replies are then none of the options, 0 otherwise."),
+        ("blind", (0.2, 0.4), {"unreadable": 7, "unreadable_whole": 7}, "it looks."),
         ("blind", (0.2, 0.4), {"ci95": None}, "too few scenes to tell"),
         ("single_frame", (0.2, 0.4), {}, "it uses the others"),
         ("shuffled_frames", (-0.1, 0.1), {}, "nothing here says that their order matters"),

@@ -110,6 +110,21 @@ def test_a_finished_run_resumes_to_the_same_report_and_rescores_on_demand(finish
     assert (folder / "replies" / "only_zero" / "replies.jsonl").is_file()
 
 
+def said(folder, arm):
+    lines = (folder / "replies" / arm / "replies.jsonl").read_text().splitlines()[1:]
+    return {row["id"]: row["reply"] for row in map(json.loads, lines)}
+
+
+def test_ablations_of_the_prior_are_its_inference_arms_under_another_name(finished):
+    folder, report = finished
+    typed = [f"resume={folder}", "eval.ablate=[zero_prior,other_scene_prior]"]
+    found = Pipeline(compose_run(typed), folder).run()["ablations"]
+    for name, arm in (("zero_prior", "zero_features"), ("other_scene_prior", "other_scene")):
+        assert said(folder, f"ablate.{name}") == said(folder, arm)
+        assert found[name]["difference"] == report["comparisons"][arm]["mean"]
+        assert found[name]["what"].endswith("(vega3d)")
+
+
 @pytest.mark.slow
 def test_it_combines_with_gasp(world, tmp_path):
     settings = [w for w in world if not w.startswith("recipe=")]

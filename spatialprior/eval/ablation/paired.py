@@ -45,7 +45,7 @@ class Paired:
         mcnemar: Of "fully right" (a score of 1); ``None`` where lower scores are better.
         graded: Whether some score is neither 0 nor 1, so that "fully right" tells less than the score.
         chance: What a uniform guess among the options would score.
-        unreadable: Replies of the ablated model that are none of the options.
+        unreadable, unreadable_whole: Replies that are none of the options, of the ablated and the whole model.
     """
 
     whole: float
@@ -55,6 +55,7 @@ class Paired:
     graded: bool
     chance: float
     unreadable: int
+    unreadable_whole: int
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``report.json``; ``p_holm`` is added by :func:`holm`."""
@@ -74,6 +75,7 @@ class Paired:
             "graded": self.graded,
             "chance": self.chance,
             "unreadable": self.unreadable,
+            "unreadable_whole": self.unreadable_whole,
             "mcnemar": counts,
         }
 
@@ -87,12 +89,8 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         ablated: The same of the other.
         direction: Whether a ``higher`` or a ``lower`` score is better.
     """
-    theirs = {row["id"]: row for row in ablated if row["score"] is not None}
-    pairs = [
-        (row, theirs[row["id"]])
-        for row in whole
-        if row["id"] in theirs and row["score"] is not None
-    ]
+    theirs = {row["id"]: row for row in ablated if _scored(row)}
+    pairs = [(row, theirs[row["id"]]) for row in whole if row["id"] in theirs and _scored(row)]
     ours = [float(a["score"]) for a, _ in pairs]
     others = [float(b["score"]) for _, b in pairs]
     gap = paired_interval(ours, others, [a["source_id"] for a, _ in pairs])
@@ -112,7 +110,13 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         graded=graded,
         chance=sum(a["chance"] for a, _ in pairs) / count,
         unreadable=sum(b["parsed"] is None for _, b in pairs),
+        unreadable_whole=sum(a["parsed"] is None for a, _ in pairs),
     )
+
+
+def _scored(row: Row) -> bool:
+    """Whether a reply came, and has a score: views that cannot be read say nothing of the model."""
+    return row["score"] is not None and "error" not in row
 
 
 def compare(

@@ -46,6 +46,8 @@ def test_items_without_a_score_under_both_are_left_out():
     found = paired(rows([1, None, 1, 0]), rows([0, 1, None, 0])[:3])
     assert found.difference.n == 1 and found.difference.mean == 1.0
     assert found.mcnemar == McNemar(1, 0)
+    unread = paired(rows([0, 0], error={"kind": "read"}), rows([1, 1]))
+    assert unread.difference.n == 0 and unread.mcnemar == McNemar(0, 0)
 
 
 def test_graded_scores_are_said_to_be():
@@ -57,7 +59,7 @@ def test_graded_scores_are_said_to_be():
 
 def test_replies_that_are_no_option_are_counted():
     found = paired(rows([1, 1, 0]), rows([0, 0, 0], parsed=None))
-    assert found.unreadable == 3 and found.chance == 0.5
+    assert found.unreadable == 3 and found.unreadable_whole == 0 and found.chance == 0.5
 
 
 def test_nothing_in_common_is_no_number():

@@ -264,6 +264,26 @@ def test_text_alone_is_stock():
     assert torch.equal(routed, stock(stock.encoder()([text_only()])).hidden)
 
 
+@pytest.mark.parametrize("train_encoder", [False, True])
+@torch.no_grad()
+def test_zeros_at_inference_hide_the_views_from_the_expert_and_only_then(train_encoder):
+    own = {"stage": "vg_ce", "train_encoder": train_encoder}
+    whole, zeroed = model(**own), model(**own, at_inference="zero")
+    batch = whole.backbone.encoder()([clips()[0]])
+    images = torch.flip(clips()[0].images, (0,))
+    other = whole.backbone.encoder()([dataclasses.replace(clips()[0], images=images)])
+
+    def reserved(owner: SpatialModel, of) -> Tensor:
+        expert = owner.injectors["expert"]
+        tokens = torch.zeros(int(of.reserved.patches.sum()), owner.backbone.hidden_size)
+        return expert.edit(RESERVED_TOKENS, tokens, expert.prepare(of))
+
+    assert not torch.allclose(reserved(whole, batch), reserved(whole, other))
+    assert torch.equal(reserved(zeroed, batch), reserved(zeroed, other))
+    whole.train(), zeroed.train()
+    assert torch.equal(reserved(whole, batch), reserved(zeroed, batch))
+
+
 def test_one_view():
     whole = model(stage="vg_ce")
     counts = backward(whole, whole.backbone.encoder()([plane_clip("a", num_views=1)]))
