@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-NUMBER_WORDS = (
-    *("zero", "one", "two", "three", "four", "five"),
-    *("six", "seven", "eight", "nine", "ten"),
-)
+from spatialprior.eval.parsers.number_words import words_up_to
+
+_WORDS = words_up_to(10)
 
 
 def answer_field(reply: str) -> str:
@@ -31,7 +30,7 @@ def counted(said: str, *, decimals: bool = True) -> int | None:
     number first: ``network`` is 2 and ``weight`` is 8. Without ``decimals`` (VLMEvalKit), ``3.0`` is none.
     """
     lower = said.lower()
-    for number, word in enumerate(NUMBER_WORDS):
+    for word, number in _WORDS.items():
         if word in lower:
             return number
     try:

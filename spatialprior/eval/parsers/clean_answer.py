@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from spatialprior.eval.parsers.first_number import VALUES
+from spatialprior.eval.parsers.number_words import words_up_to
 
 _TYPOS = {
     "letf": "left",
@@ -20,7 +20,7 @@ _TYPOS = {
     "oclock": "o'clock",
 }
 _NUMBERS = {
-    **{str(value): word for word, value in VALUES.items() if value <= 20},
+    **{str(value): word for word, value in words_up_to(20).items()},
     "23": "twenty-three",
     "none": "zero",
 }

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import re
 
+from spatialprior.eval.parsers.number_words import VALUES, value_of
+
 _DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
 _WORDS = re.compile(r"[a-z]+")
-
-# fmt: off
-_UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-# fmt: on
-
-VALUES: dict[str, int] = {
-    **{word: value for value, word in enumerate(_UNITS)},
-    **{word: 10 * ten for ten, word in enumerate(_TENS, start=2)},
-    "hundred": 100,
-    "thousand": 1000,
-}
-"""English number words that count."""
 
 
 def first_number(reply: str) -> float | None:
@@ -40,7 +26,7 @@ def first_number(reply: str) -> float | None:
     words = _run(text)
     if digits is not None and (words is None or digits.start() < words[0]):
         return float(digits.group())
-    return None if words is None else float(_value(words[1]))
+    return None if words is None else float(value_of(words[1]))
 
 
 def _run(text: str) -> tuple[int, list[str]] | None:
@@ -54,16 +40,3 @@ def _run(text: str) -> tuple[int, list[str]] | None:
         elif run and word != "and":
             break
     return (start, run) if run else None
-
-
-def _value(words: list[str]) -> int:
-    total = current = 0
-    for word in words:
-        value = VALUES[word]
-        if value == 1000:
-            total, current = total + max(current, 1) * 1000, 0
-        elif value == 100:
-            current = max(current, 1) * 100
-        else:
-            current += value
-    return total + current

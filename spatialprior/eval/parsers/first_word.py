@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def first_word(reply: str) -> str:
     r"""Up to the first space, without full stops at its end, then without white space.
@@ -12,9 +14,9 @@ def first_word(reply: str) -> str:
     return reply.split(" ")[0].rstrip(".").strip()
 
 
-def to_float(text: str | float) -> float | None:
-    """``float(text)``, ``None`` where it is no number; takes what Python takes, such as ``1_0`` and ``nan``."""
+def to_float(value: Any) -> float | None:
+    """``float(value)``, ``None`` where it is no number; takes what Python takes, as ``1_0`` and ``nan``."""
     try:
-        return float(text)
-    except (ValueError, OverflowError):  # the latter: an int of more than 308 digits
+        return float(value)
+    except (TypeError, ValueError, OverflowError):  # the last: an int of more than 308 digits
         return None

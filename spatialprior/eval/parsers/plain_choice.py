@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 from spatialprior.eval.answers import normalise
-from spatialprior.eval.parsers.answer_field import NUMBER_WORDS
+from spatialprior.eval.parsers.first_word import to_float
+from spatialprior.eval.parsers.number_words import VALUES, value_of
 
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL | re.IGNORECASE)
 _WRAPPED = (
@@ -21,17 +23,25 @@ _STATED = re.compile(
 _LABEL = re.compile(r"^\W*([A-Z])\s*[.):\]]", re.MULTILINE)
 _LONE = re.compile(r"\b(A(?!\s(?!or\b|and\b|is\b)[a-z])|[B-Z])\b(?!['’])")  # "A chair" is no A
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
-_WORDS = {word: number for number, word in enumerate((*NUMBER_WORDS, "eleven", "twelve"))}
-_WORD = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
+_POWER = re.compile(r"(?:(?<=m)|(?<=ft))\^?[23]\b")  # m2, cm^3
+_WORD = rf"(?:{'|'.join(VALUES)})"
+_WORDS = re.compile(rf"\b{_WORD}(?:[\s-]+(?:and\s+)?{_WORD})*\b", re.IGNORECASE)
 
 
 def final_part(reply: str) -> str:
     """What is left of a reply without its thought, and of that what is wrapped as the answer."""
+    reply = unicodedata.normalize("NFKC", reply)
     text = _THOUGHT.sub("", reply).strip() or reply.strip()
     for wrapping in _WRAPPED:
         if found := wrapping.findall(text):
             return str(found[-1]).strip()
     return text
+
+
+def lettered(options: Iterable[object]) -> dict[str, str]:
+    """Letter -> text of options in their order, without the label (``A. chair``) that they may have."""
+    letters = ((chr(65 + i), str(option)) for i, option in enumerate(options))
+    return {letter: text.removeprefix(f"{letter}.").strip() for letter, text in letters}
 
 
 def plain_choice(reply: str, options: Mapping[str, str]) -> str | None:
@@ -76,10 +86,14 @@ def named_option(text: str, options: Sequence[str]) -> int | None:
 
 
 def plain_number(reply: str) -> float | None:
-    """The only number or number word of the answer, without units and thousands separators; else ``None``."""
-    text = final_part(reply)
-    found = {float(number.replace(",", "")) for number in _NUMBER.findall(text)}
-    found |= {float(_WORDS[word.lower()]) for word in _WORD.findall(text)}
+    """The only number of the answer, in digits or in words, without units and thousands separators.
+
+    ``None`` where there is none, where there are several, and for a word's value beyond float64.
+    """
+    text = _POWER.sub("", final_part(reply))
+    found = {to_float(number.replace(",", "")) for number in _NUMBER.findall(text)}
+    for words in _WORDS.findall(text.lower()):
+        found.add(to_float(value_of(word for word in re.split(r"[\s-]+", words) if word != "and")))
     return found.pop() if len(found) == 1 else None
 
 

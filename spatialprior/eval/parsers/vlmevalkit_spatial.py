@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterable
 
-from spatialprior.eval.parsers.first_number import VALUES
+from spatialprior.eval.parsers.number_words import words_up_to
 
 _INVISIBLE = re.compile("[\u200b\u200c\u200d\ufeff]")
 _TAIL = 800
@@ -14,9 +14,7 @@ _TAIL = 800
 _LINES = 6
 
 # A letter first thing within <answer>, then anything up to the closing tag.
-_TAGGED = re.compile(
-    r"<\s*answer\b[^>]*>\s*([A-J])(?:\s*[.．:：)\]】、])?.*?<\s*/\s*answer\s*>", re.I | re.S
-)
+_TAGGED = re.compile(r"<\s*answer\b[^>]*>\s*([A-J]).*?<\s*/\s*answer\s*>", re.I | re.S)
 _OPEN, _CLOSE = r"[(\[{（【]?", r"[)\]}）】]?"
 _BEFORE_TAG = {
     tag: re.compile(rf"(?<![A-Za-z]){_OPEN}\s*([A-F])\s*{_CLOSE}\s*</\s*{tag}\s*>", re.I)
@@ -41,7 +39,7 @@ _NUMBERS = re.compile(_NUMBER)
 _TAGGED_NUMBER = re.compile(
     rf"<\s*answer\b[^>]*>\s*({_NUMBER})(?:[^\d<][^<]*)?<\s*/\s*answer\s*>", re.I | re.S
 )
-_TO_TWENTY = {word: value for word, value in VALUES.items() if value <= 20}
+_TO_TWENTY = words_up_to(20)
 _WORDS = re.compile(rf"\b({'|'.join(_TO_TWENTY)})\b", re.I)
 
 

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
+from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.metrics.pair_consistency import consistency, link, linked_pairs
 from spatialprior.eval.parsers.plain_choice import plain_choice
 from spatialprior.eval.parsers.vlmevalkit_choice import vlmevalkit_choice
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import group_means
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.reading import RecordsError
 from spatialprior.eval.published.rule import Record, Rule, Scored

@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from spatialprior.eval.benchmark import Graded
+from spatialprior.eval.metrics.means import group_means, mean_of
 from spatialprior.eval.parsers.bracketed_letter import LETTERS, bracketed_letter
 from spatialprior.eval.parsers.plain_choice import plain_choice
 from spatialprior.eval.parsers.stated_letter import stated_letter
 from spatialprior.eval.parsers.vlmevalkit_choice import vlmevalkit_choice
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import group_means
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.prompt_texts import (
     PromptError,
@@ -21,6 +21,7 @@ from spatialprior.eval.published.prompt_texts import (
     constant,
     string_constants,
 )
+from spatialprior.eval.published.prompts import only_letters
 from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.vlmevalkit_prompt import LABELS, choice_prompt
 
@@ -46,7 +47,7 @@ class Official:
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """Sub-tasks and ``Total``, their unweighted mean (0 to 1); what a judge would read counts as wrong."""
         found = group_means(rows, lambda record: (sub_task(record),))
-        return {**found, "Total": _unweighted(found)}
+        return {**found, "Total": mean_of(found.values())}
 
 
 class LmmsEval:
@@ -59,7 +60,7 @@ class LmmsEval:
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """``blink_acc`` of its tasks and of the group ``blink``, their unweighted mean (0 to 1)."""
         found = group_means(rows, lambda r: (f"blink_{sub_task(r).lower().replace('-', '_')}",))
-        return {**found, "blink": _unweighted(found)}
+        return {**found, "blink": mean_of(found.values())}
 
 
 class VlmEvalKit:
@@ -146,9 +147,7 @@ class Blink(PublishedBenchmark):
             return choice_prompt(str(record["question"]), _lettered(record))
         text = str(record["prompt"])
         if self.protocol_spec.prompt == "lmms_eval":
-            letters = ", ".join(_lettered(record))
-            ask = f"Note: You only need to respond with {letters} without providing any additional"
-            return f"{ask} information.\n{text}"
+            return f"{only_letters(_lettered(record))}\n{text}"
         return self._disclaimer + text if self._has_disclaimer(record) else text
 
     def _has_disclaimer(self, record: Record) -> bool:
@@ -179,7 +178,3 @@ def _lettered(record: Record) -> dict[str, Any]:
 
 def _letter(record: Record) -> str:
     return str(record["answer"]).strip("()")
-
-
-def _unweighted(means: Mapping[str, float]) -> float:
-    return sum(means.values()) / len(means) if means else 0.0

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spatialprior.eval.benchmark import Graded
-from spatialprior.eval.parsers.easi_choice import easi_choice
+from spatialprior.eval.metrics.means import Names, group_means
+from spatialprior.eval.parsers import vlmevalkit_spatial
 from spatialprior.eval.parsers.plain_choice import plain_choice
 from spatialprior.eval.published.rule import Record, Scored
-
-Names = Callable[[Record], Iterable[str]]
-"""The sums that a record counts in, by name."""
-
-
-def group_means(rows: Sequence[Scored], names: Names, scale: float = 1.0) -> dict[str, float]:
-    """Mean score of every name, times ``scale``.
-
-    A reply without a score counts as 0: the code that is followed would have stopped there.
-    """
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        for name in names(row.record):
-            scores.setdefault(name, []).append(row.score or 0.0)
-    return {name: sum(of) / len(of) * scale for name, of in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -42,8 +28,9 @@ class EasiChoice:
     groups: Names
 
     def grade(self, record: Record, reply: str) -> Graded:
-        said = easi_choice(reply)
-        return Graded(float(said == easi_choice(self.truth(record))), said)
+        said = vlmevalkit_spatial.option(reply)
+        right = vlmevalkit_spatial.option(self.truth(record))
+        return Graded(float(said == right), said)
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """``overall`` and ``GROUP_accuracy``, in percent."""

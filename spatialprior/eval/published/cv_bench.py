@@ -9,10 +9,11 @@ from spatialprior.eval.benchmark import Graded
 from spatialprior.eval.metrics.means import mean, means_by
 from spatialprior.eval.parsers.after_answer import first_character
 from spatialprior.eval.parsers.leading_letter import leading_letter
-from spatialprior.eval.parsers.meant import meant_letter
+from spatialprior.eval.parsers.plain_choice import lettered, plain_choice
 from spatialprior.eval.published.benchmark import PublishedBenchmark
 from spatialprior.eval.published.crash import crashed
 from spatialprior.eval.published.media import Media
+from spatialprior.eval.published.prompts import LETTER, only_letters
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
 
@@ -63,11 +64,11 @@ class LmmsEval:
 
 
 class Saner(Official):
-    """Our reading of a reply (``parsers/meant.py``); official sums."""
+    """Our reading of a reply (``parsers/plain_choice.py``); official sums."""
 
     def grade(self, record: Record, reply: str) -> Graded:
         try:
-            letter = meant_letter(reply, [str(choice) for choice in record["choices"]])
+            letter = plain_choice(reply, lettered(record["choices"]))
             return Graded(float(letter == record["answer"].strip("() ").upper()), letter)
         except (KeyError, TypeError, AttributeError) as error:
             return crashed(error)
@@ -102,10 +103,8 @@ class CvBench(PublishedBenchmark):
     def prompt(self, record: Record) -> str:
         asked = str(record["prompt"])
         if self.protocol_spec.prompt == "lmms_eval":
-            letters = ", ".join(chr(65 + index) for index in range(len(record["choices"])))
-            only = "without providing any additional information."
-            return f"Note: You only need to respond with {letters} {only}\n\n{asked}"
-        return f"{asked}\nAnswer with the option's letter from the given choices directly."
+            return f"{only_letters(lettered(record['choices']))}\n\n{asked}"
+        return f"{asked}\n{LETTER}"
 
 
 def _in_space(record: Record) -> bool:

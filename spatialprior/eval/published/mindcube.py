@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from spatialprior.core.clip import IMAGE_MARK
 from spatialprior.eval.benchmark import Graded
+from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.parsers.ordered_letters import ordered_letters
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice, group_means
+from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.prompt_texts import (
     PromptError,

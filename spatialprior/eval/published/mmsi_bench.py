@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
+from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.parsers.quoted_letter import quoted_letter, quoted_letter_any_case
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice, group_means
+from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice
 from spatialprior.eval.published.media import Media
+from spatialprior.eval.published.prompts import LETTER
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
 LETTERS = "ABCD"
 _SHORT = {"Positional Relationship": "Pos", "Motion": "Motion", "Attribute": "Attr"}
-_ASK = (
-    "Answer with the option's letter from the given choices directly. "
-    "Enclose the option's letter within ``."
-)
+_ASK = f"{LETTER} Enclose the option's letter within ``."
 
 
 class Official:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
+from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.parsers.answer_line import (
     answer_line,
     first_character,
@@ -16,9 +17,11 @@ from spatialprior.eval.parsers.answer_line import (
     without_thought,
 )
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice, group_means
+from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice
+from spatialprior.eval.published.crash import crashed
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.omnispatial_prompts import prefix
+from spatialprior.eval.published.reading import told_apart
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
 SUB_TASKS = {
@@ -59,7 +62,7 @@ class Official:
         try:
             truth = chr(65 + record["answer"])
         except (TypeError, ValueError) as error:
-            return Graded(None, said, f"{type(error).__name__}: {error}")
+            return crashed(error, said)
         return Graded(float(("A" if said is None else said) == truth), said or None)
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
@@ -133,10 +136,7 @@ class OmniSpatial(PublishedBenchmark):
     @cached_property
     def records(self) -> list[tuple[str, Record]]:
         """Id and record; the task stands before the id where several tasks use the same ids."""
-        named = super().records
-        if len({name for name, _ in named}) == len(named):
-            return named
-        return [(f"{record['task_type']}/{name}", record) for name, record in named]
+        return told_apart(super().records, lambda record: f"{record['task_type']}/")
 
     def task(self, record: Record) -> str:
         return str(record["sub_task_type"])

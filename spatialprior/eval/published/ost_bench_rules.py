@@ -8,11 +8,13 @@ from typing import Any
 
 from spatialprior.eval.benchmark import Graded
 from spatialprior.eval.metrics.closest_option import closest_option
+from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.metrics.relative_accuracy import mean_relative_accuracy
 from spatialprior.eval.metrics.stepped_accuracy import stepped_accuracy
 from spatialprior.eval.parsers.answer_field import answer_field, counted
 from spatialprior.eval.parsers.first_word import to_float
 from spatialprior.eval.parsers.plain_choice import final_part, named_option, plain_number
+from spatialprior.eval.published.crash import crashed
 from spatialprior.eval.published.rule import Record, Scored
 
 _STATE, _INFO, _OBJECT = "Agent_state", "Agent_visible_info", "Agent_object_spatial"
@@ -97,7 +99,7 @@ class Official:
         try:
             return Graded(float(self._score(form, record, said)), said)
         except Exception as error:  # whatever stops the official code stops it here
-            return Graded(None, said, f"{type(error).__name__}: {error}")
+            return crashed(error, said)
 
     def _answered(self, reply: str) -> bool:
         return bool(reply)
@@ -110,7 +112,7 @@ class Official:
                 raise AssertionError("the answer is none of the options")
             return float(options[closest_option(said, options)] == truth)
         if form == "Estimation":
-            number, expected = to_float(said), _number(answer)
+            number, expected = to_float(said), to_float(answer)
             if number is None or expected is None:
                 return 0.0
             return stepped_accuracy(number, expected)
@@ -124,11 +126,8 @@ class Official:
 
         The official code needs every type; here a figure whose types did not come up is missing.
         """
-        scores: dict[str, list[float]] = {}
-        for row in rows:
-            if row.score is not None:
-                scores.setdefault(str(row.record["type"]), []).append(row.score)
-        return cells({kind: sum(of) / len(of) for kind, of in scores.items()})
+        scored = [row for row in rows if row.score is not None]
+        return cells(group_means(scored, lambda record: (str(record["type"]),)))
 
 
 class Vlmevalkit(Official):
@@ -161,17 +160,10 @@ class Saner(Official):
             index = named_option(said, options)
             truth = str(record["answer"]).replace('"', "")
             return float(index is not None and options[index] == truth)
-        number, truth_number = plain_number(said), _number(record["answer"])
+        number, truth_number = plain_number(said), to_float(record["answer"])
         if number is None or truth_number is None:
             return 0.0
         if form == "Estimation" and truth_number != 0:
             sign = 1 if truth_number > 0 else -1
             return mean_relative_accuracy(sign * number, sign * truth_number)
         return float(number == truth_number)
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None

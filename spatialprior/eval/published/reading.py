@@ -44,6 +44,15 @@ def read_records(
     return records
 
 
+def told_apart(
+    named: list[tuple[str, Record]], before: Callable[[Record], str]
+) -> list[tuple[str, Record]]:
+    """Ids and records as they are or, where ids repeat, each id with ``before`` of its record in front."""
+    if len({name for name, _ in named}) == len(named):
+        return named
+    return [(before(record) + name, record) for name, record in named]
+
+
 def read_file(path: Path) -> list[Record]:
     """Records of one ``.jsonl``, ``.json`` (a list), ``.tsv``, ``.csv`` or ``.parquet``, gzipped or not.
 

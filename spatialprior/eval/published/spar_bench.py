@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
 from spatialprior.eval.benchmark import Graded
 from spatialprior.eval.metrics.guarded_accuracy import guarded_accuracy
+from spatialprior.eval.metrics.means import group_means, mean_of
 from spatialprior.eval.parsers import vlmevalkit_spatial
 from spatialprior.eval.parsers.camera_moves import (
     along_axes,
@@ -19,13 +19,13 @@ from spatialprior.eval.parsers.camera_moves import (
     found_moves,
     trimmed_moves,
 )
-from spatialprior.eval.parsers.easi_choice import easi_choice
 from spatialprior.eval.parsers.first_word import to_float
 from spatialprior.eval.parsers.plain_choice import plain_choice, plain_number
 from spatialprior.eval.parsers.unsigned_numbers import unsigned_numbers
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import group_means
 from spatialprior.eval.published.media import Media
+from spatialprior.eval.published.prompts import LETTER, SHORT
+from spatialprior.eval.published.reading import told_apart
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
 LOW = tuple(
@@ -88,7 +88,7 @@ class _ByKind:
             said, truth = along_axes(exact_moves(reply)), along_axes(exact_moves(answer))
         except ValueError:
             return Graded(0.0, None)
-        return Graded(_mean_of(map(guarded_accuracy, truth, said)), _written(said))
+        return Graded(mean_of(map(guarded_accuracy, truth, said)), _written(said))
 
 
 class Official(_ByKind):
@@ -119,8 +119,8 @@ class VlmEvalKit(_ByKind):
     """``SparBench`` of VLMEvalKit, without a judge."""
 
     def choice(self, reply: str, answer: str) -> Graded:
-        said = easi_choice(reply)
-        return Graded(float(said == easi_choice(answer)), said)
+        said = vlmevalkit_spatial.option(reply)
+        return Graded(float(said == vlmevalkit_spatial.option(answer)), said)
 
     def number(self, reply: str, answer: str, several_views: bool) -> Graded:
         said, truth = vlmevalkit_spatial.number(reply), to_float(answer)
@@ -170,11 +170,7 @@ class SparBench(PublishedBenchmark):
     @cached_property
     def records(self) -> list[tuple[str, Record]]:
         """As in the base class; where ids repeat between tasks, the task is put before them."""
-        found = super().records
-        repeated = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
-        if not repeated:
-            return found
-        return [(f"{self.task(record)}-{name}", record) for name, record in found]
+        return told_apart(super().records, lambda record: f"{self.task(record)}-")
 
     def task(self, record: Record) -> str:
         return str(record["task"])
@@ -197,22 +193,16 @@ class SparBench(PublishedBenchmark):
     def prompt(self, record: Record) -> str:
         task, question = self.task(record), str(record["question"])
         if task in LOW:
-            return f"\n{question}\nPlease answer the question using a single word or phrase."
+            return f"\n{question}\n{SHORT}"
         if task not in _CHOICE:
             return f"\n{question}\n\n"
         note = _BOXES if task in _WITH_BOXES else ""
-        ask = "Answer with the option's letter from the given choices directly."
-        return f"\n{question}\n{note}\n{ask}"
+        return f"\n{question}\n{note}\n{LETTER}"
 
 
 def _moved(reply: str, answer: str, read: Callable[[str], Mapping[str, float]]) -> Graded:
     said, truth = along_axes(read(reply)), along_axes(read(answer))
-    return Graded(_mean_of(map(guarded_accuracy, said, truth)), _written(said))
-
-
-def _mean_of(scores: Any) -> float:
-    values = list(scores)
-    return sum(values) / len(values)
+    return Graded(mean_of(map(guarded_accuracy, said, truth)), _written(said))
 
 
 def _written(moves: Sequence[float]) -> str:
@@ -230,11 +220,11 @@ def _sums(rows: Sequence[Scored], middle: Sequence[str]) -> dict[str, float]:
     found = {f"{task}_{_metric(task)}": value for task, value in tasks.items()}
     if not tasks:
         return found
-    found["overall"] = _mean_of(tasks.values())
+    found["overall"] = mean_of(tasks.values())
     for name, group in (("Low", LOW), ("Middle", middle), ("High", HIGH)):
         part = [value for task, value in tasks.items() if task in group]
         if part:
-            found[name] = _mean_of(part)
+            found[name] = mean_of(part)
     return {**found, "sparbench_score": 100 * found["overall"]}
 
 

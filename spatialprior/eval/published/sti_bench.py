@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
+from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.parsers.option_phrases import option_phrase
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice, group_means
+from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.rule import Record, Rule, Scored
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
+from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.parsers.lone_letter import lone_letter, lone_letter_of_last_line
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice, group_means
+from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.rule import Record, Rule, Scored
 

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
-from spatialprior.eval.metrics.means import means_by
+from spatialprior.eval.metrics.means import mean_of, means_by
 from spatialprior.eval.metrics.relative_accuracy import mean_relative_accuracy, share_of_tolerances
 from spatialprior.eval.parsers import vlmevalkit_spatial
 from spatialprior.eval.parsers.first_number import first_number
 from spatialprior.eval.parsers.first_word import first_word, to_float
-from spatialprior.eval.parsers.meant import meant_letter, meant_number
+from spatialprior.eval.parsers.plain_choice import lettered, plain_choice, plain_number
 from spatialprior.eval.published.benchmark import PublishedBenchmark
 from spatialprior.eval.published.crash import crashed
 from spatialprior.eval.published.media import Media
+from spatialprior.eval.published.prompts import LETTER, SHORT
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
 NUMERIC = (
@@ -47,8 +48,8 @@ class Official:
             if _is_numeric(record):
                 number = self.number(reply)
                 parsed = None if number is None else f"{number:g}"
-                truth = _number(record["ground_truth"])
-                if number is None or truth is None:
+                truth = to_float(record["ground_truth"])
+                if number is None or truth is None:  # such a truth makes any reply wrong
                     return Graded(0.0, parsed)
                 return Graded(mean_relative_accuracy(number, truth), parsed)
             said = first_word(reply).lower()
@@ -99,7 +100,7 @@ class VlmEvalKit:
             letter = vlmevalkit_spatial.option(reply)
             right = vlmevalkit_spatial.option(str(truth).strip())
             return Graded(float(letter == right), letter)  # two misses are equal there, too
-        said, number = vlmevalkit_spatial.number(reply), _number(truth)
+        said, number = vlmevalkit_spatial.number(reply), to_float(truth)
         parsed = None if said is None else f"{said:g}"
         if said is None or number is None:
             return Graded(0.0, parsed)
@@ -111,22 +112,22 @@ class VlmEvalKit:
 
 
 class Saner(Official):
-    """Our reading of a reply (``parsers/meant.py``); official sums. A true 0 is met by 0."""
+    """Our reading of a reply (``parsers/plain_choice.py``); official sums. A true 0 is met by 0."""
 
     def grade(self, record: Record, reply: str) -> Graded:
         try:
             if _is_numeric(record):
-                if _number(record["ground_truth"]) == 0:
+                if to_float(record["ground_truth"]) == 0:
                     said = self.number(reply)
                     return Graded(float(said == 0), None if said is None else f"{said:g}")
                 return super().grade(record, reply)
-            letter = meant_letter(reply, record.get("options") or "ABCDEF")
+            letter = plain_choice(reply, lettered(record.get("options") or "ABCDEF"))
             return Graded(float(letter == record["ground_truth"].strip().upper()), letter)
         except (KeyError, ValueError, AttributeError) as error:
             return crashed(error)
 
     def number(self, reply: str) -> float | None:
-        return meant_number(reply)
+        return plain_number(reply)
 
 
 class VsiBench(PublishedBenchmark):
@@ -160,14 +161,11 @@ class VsiBench(PublishedBenchmark):
         official = self.protocol_spec.prompt == "official"
         lines = ["These are frames of a video.", str(record["question"])]
         if self.task(record) in NUMERIC:
-            ask = (
-                "Please answer the question using a single word or phrase."
-                if official
-                else "Answer briefly and directly in one float number."
-            )
+            ask = SHORT if official else "Answer briefly and directly in one float number."
             return "\n".join([*lines, ask])
-        ask = "Answer with the option's letter from the given choices directly."
-        return "\n".join([*lines, *(["Options:"] if official else []), *self.options(record), ask])
+        return "\n".join(
+            [*lines, *(["Options:"] if official else []), *self.options(record), LETTER]
+        )
 
 
 def task_scores(rows: Sequence[Scored]) -> dict[str, float]:
@@ -180,8 +178,8 @@ def task_scores(rows: Sequence[Scored]) -> dict[str, float]:
     variants = [means.pop(task) for task in CHOICE if task.startswith(_DIRECTION) and task in means]
     found = {f"{task}_{_metric(task)}": value for task, value in means.items()}
     if variants:
-        found[f"{_DIRECTION}_accuracy"] = sum(variants) / len(variants)
-    found["overall"] = sum(found.values()) / len(found) if found else 0.0
+        found[f"{_DIRECTION}_accuracy"] = mean_of(variants)
+    found["overall"] = mean_of(found.values())
     return found
 
 
@@ -194,8 +192,3 @@ def _is_numeric(record: Record) -> bool:
     if kind not in NUMERIC and kind not in CHOICE:
         raise ValueError(f"Unknown question type: {kind}")
     return kind in NUMERIC
-
-
-def _number(truth: object) -> float | None:
-    """The true number; ``None`` where it is none, which the official code counts as a wrong reply."""
-    return to_float(truth) if isinstance(truth, str | int | float) else None

@@ -11,7 +11,6 @@ from spatialprior.eval.parsers.answer_line import (
     json_answer_letter,
     without_thought,
 )
-from spatialprior.eval.parsers.easi_choice import easi_choice
 from spatialprior.eval.parsers.lone_letter import lone_letter, lone_letter_of_last_line
 from spatialprior.eval.parsers.option_phrases import option_phrase
 from spatialprior.eval.parsers.ordered_letters import ordered_letters
@@ -190,29 +189,3 @@ def test_ost_bench_count(said, number):
 def test_vlmevalkit_counts_need_an_integer():
     assert (counted("3.0", decimals=False), counted("3", decimals=False)) == (None, 3)
     assert counted("three", decimals=False) == 3
-
-
-@pytest.mark.parametrize(
-    ("reply", "letter"),
-    [
-        ("B", "B"),
-        ("**b**", "B"),
-        ("<answer>J. x</answer>", "J"),
-        ("< answer id='1'> c </ answer >", "C"),
-        ("so D</think> it is", "D"),
-        ("<think>A or B</think>\nC. left", "B"),  # right before the end of the thought
-        ("A\nB\nC", "C"),
-        ("Option A: left\nOption B: right", None),
-        ("A or B", None),
-        ("the answer is c", "C"),
-        ("\u200bB\ufeff", "B"),
-        ("答案：d。", "D"),
-        ("答案：d吧", None),
-        ("It is D, surely", "D"),
-        ("(G)", None),
-        ("xB", None),
-        ("", None),
-    ],
-)
-def test_vlmevalkit_of_easi(reply, letter):
-    assert easi_choice(reply) == letter
