@@ -243,7 +243,11 @@ BENCHMARKS: Registry[Any] = Registry(
     "benchmark",
     "spatialprior.benchmarks",
     {
+        "all_angles": "spatialprior.eval.published.all_angles:AllAngles",
+        "blink": "spatialprior.eval.published.blink:Blink",
+        "mmsi_bench": "spatialprior.eval.published.mmsi_bench:MmsiBench",
         "rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions",
+        "spar_bench": "spatialprior.eval.published.spar_bench:SparBench",
         "vsi_bench": "spatialprior.eval.published.vsi_bench:VsiBench",
     },
 )

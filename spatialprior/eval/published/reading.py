@@ -27,7 +27,8 @@ def read_records(
 
     Args:
         spec: The benchmark.
-        root: The official layout (the split's ``file`` below it), or what ``Dataset.save_to_disk`` wrote.
+        root: The official layout (the split's ``file`` below it), or what ``Dataset.save_to_disk`` wrote, there
+            or in one folder for each configuration.
         split: Of the spec.
         task: Record -> task, to count by.
         check_counts: Compare the numbers of questions with the published ones.
@@ -62,15 +63,31 @@ def _records(spec: Spec, root: Path, split: str, part: SplitSpec) -> list[Record
         raise RecordsError(
             f"eval.root={root} is no folder; {spec.name} needs {spec.data.hub} in its official layout there"
         )
-    if (path := root / part.file).exists():
-        return read_file(path)
-    if (root / "dataset_info.json").exists() or (root / "dataset_dict.json").exists():
-        return _saved_dataset(root, split)
+    if paths := _files(root, part.file):
+        return [record for path in paths for record in read_file(path)]
+    if saved := _saved_folders(root):
+        return [record for folder in saved for record in _saved_dataset(folder, split)]
     there = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
     raise RecordsError(
         f"{root} has neither {part.file} nor a dataset saved to disk (it has {there}); download "
         f"{spec.data.hub} there yourself, or choose another eval.split: {', '.join(spec.data.splits)}"
     )
+
+
+def _files(root: Path, pattern: str) -> list[Path]:
+    """The file, or the files where it is a pattern such as ``*/val-*.parquet``, by name."""
+    if (root / pattern).exists():
+        return [root / pattern]
+    return sorted(root.glob(pattern)) if "*" in pattern else []
+
+
+def _saved_folders(root: Path) -> list[Path]:
+    """``root`` where a dataset was saved, or those of its folders where one was (one per configuration)."""
+    for folders in ([root], sorted(path for path in root.iterdir() if path.is_dir())):
+        markers = ("dataset_info.json", "dataset_dict.json")
+        if found := [f for f in folders if any((f / name).exists() for name in markers)]:
+            return found
+    return []
 
 
 def _saved_dataset(root: Path, split: str) -> list[Record]:

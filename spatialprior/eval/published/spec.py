@@ -23,7 +23,7 @@ class SplitSpec:
     """One file of questions.
 
     Attributes:
-        file: Its path in the official layout.
+        file: Its path in the official layout; ``*`` stands for any name, for splits in several files.
         count: How many questions it must hold; ``None`` where no source says.
         tasks: Task -> how many; empty where no source says.
         source: Where the counts come from.
