@@ -1,7 +1,7 @@
 """Small data sets in the layouts of published ones, made by code: what lmms-eval reads from local folders.
 
-Each writes a snapshot (``README.md`` that names the configurations, questions) and its media to where lmms-eval's
-task looks for them below ``HF_HOME``. Questions are in the words that the nano model knows.
+Each writes a snapshot (``README.md`` that names the configurations, questions), and its media to where
+lmms-eval's task looks for them below ``HF_HOME``. Questions are in the words that the nano model knows.
 """
 
 from __future__ import annotations
@@ -185,18 +185,18 @@ def next_qa(root: Path, videos: int = 3, questions: int = 3, seed: int = 0) -> i
 
 
 def video(path: Path, frames: int, seed: int, side: int = 64) -> None:
-    """A video of changing fields of colour."""
+    """A video of changing fields of colour, two frames a second: what our encoders take a video for."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
+        stream = container.add_stream("libx264", rate=2)
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 10)
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 2)
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(_fields(seed * 1009 + i, side))
-            frame.pts, frame.time_base = i, Fraction(1, 10)
+            frame.pts, frame.time_base = i, Fraction(1, 2)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 

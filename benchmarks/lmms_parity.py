@@ -10,8 +10,9 @@ not all 0, and is exported. Then take turns, in one process:
 - ``ours``: our evaluator, under the benchmark's ``lmms_eval`` protocol.
 
 Seconds are those of answering (reading media, the model, decoding); loading and scoring are on neither side.
-lmms-eval's own model is adapted in two ways so that it computes the same: float32 in place of bfloat16, and
-qwen_vl_utils told of patches of 8 pixels (it takes all patches for 14).
+So that lmms-eval's own model computes the same: it runs in float32 (it reads weights as bfloat16, which
+those of the export are rounded to), qwen_vl_utils is told of patches of 8 pixels (it takes all for 14), and
+videos have two frames a second (our encoders take all for that).
 
 Needs lmms-eval and, for its own model, decord (which its requirements lack): docs/lmms-eval.md.
 
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -50,6 +52,9 @@ from spatialprior.model import SpatialModel
 from spatialprior.registry import BENCHMARKS
 
 BATCH = 16
+FRAMES = {"vsi_bench": "video", "blink": "images"}
+"""How views go in: as lmms-eval's own model takes them."""
+
 SIDE = 8 * 8 * 8 * 8, 128 * 128  # least and most pixels of the nano's processor
 SAID = ("A", "B", "C", "D", "B.", "(A)", "3", "three", "2 images", "five", "1.5", "no")
 
@@ -73,22 +78,20 @@ class Timed:
         return replies
 
 
-def teach(benchmarks: Sequence[PublishedBenchmark], folder: Path, steps: int) -> None:
+def teach(benchmark: PublishedBenchmark, folder: Path, frames: str, steps: int) -> None:
     """Export a nano that has learnt some answer to each question, often the right one."""
     torch.manual_seed(0)
     draw = random.Random(0)
-    backbone = Qwen2_5VL.load(Qwen2_5VL.Config(frames="video"))
+    backbone = Qwen2_5VL.load(Qwen2_5VL.Config(frames=frames))
     clips = []
-    for benchmark in benchmarks:
-        for _, group in groupby(benchmark.items(), key=lambda item: item.clip.clip_id):
-            items = list(group)
-            views = items[0].clip.load()
-            asked = []
-            for item in items:
-                right = item.question.answer.strip("()")
-                answer = right if draw.random() < 0.5 else draw.choice(SAID)
-                asked.append(type(item.question)(item.question.task, item.question.text, answer))
-            clips.append(views.with_questions(tuple(asked)))
+    for _, group in groupby(benchmark.items(), key=lambda item: item.clip.clip_id):
+        items = list(group)
+        asked = []
+        for item in items:
+            right = item.question.answer.strip("()")
+            answer = right if draw.random() < 0.5 else draw.choice(SAID)
+            asked.append(replace(item.question, answer=answer))
+        clips.append(items[0].clip.load().with_questions(tuple(asked)))
     encoder = backbone.encoder()
     batches = [encoder(clips[i : i + 4]) for i in range(0, len(clips), 4)]
     optimiser = torch.optim.AdamW(backbone.parameters(), lr=2e-3, weight_decay=0.0)
@@ -149,7 +152,7 @@ def sides(
 
     def ours() -> tuple[float, dict[str, tuple[str, float | None]]]:
         out = work / f"{benchmark.name}-{next(turns)}"
-        settings = Qwen2_5VL.Config(frames="video")
+        settings = Qwen2_5VL.Config(frames=FRAMES[benchmark.name])
         result = evaluate(export, benchmark, backbone=Qwen2_5VL, settings=settings, out=out)
         return result.seconds, {
             str(records[row["id"]]): (row["reply"], row["score"]) for row in result.replies
@@ -201,7 +204,9 @@ def agreement(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def speed(over: Sequence[float], under: Sequence[float], items: int) -> dict[str, Any]:
+def speed(
+    over: Sequence[float], under: Sequence[float], items: int, target: float | None
+) -> dict[str, Any]:
     """Items a second of ``under`` as a multiple of those of ``over``, round by round."""
     ratio = np.array(over) / np.array(under)
     median = float(np.median(ratio))
@@ -209,8 +214,8 @@ def speed(over: Sequence[float], under: Sequence[float], items: int) -> dict[str
         "ratio": paired._spread(ratio),
         "least and most": [float(ratio.min()), float(ratio.max())],
         "items a second": [items / float(np.median(side)) for side in (over, under)],
-        "target": ">= 1.5",
-        "met": median >= 1.5,
+        "target": "none" if target is None else f">= {target:g}",
+        "met": target is None or median >= target,
     }
 
 
@@ -219,7 +224,8 @@ def rows(cases: Mapping[str, Any]) -> Iterator[str]:
     for name, case in cases.items():
         if "ratio" in case:
             low, high = case["least and most"]
-            yield f"{name}: {case['ratio']['median']:.2f} times as many items a second ({low:.2f} to {high:.2f})"
+            ratio = f"{case['ratio']['median']:.2f} ({low:.2f} to {high:.2f})"
+            yield f"{name}: {ratio} times as many items a second"
         else:
             yes = "yes" if case["met"] else "NO"
             yield f"{name}: equal scores {yes} ({case['equal scores']} of {case['items']} items)"
@@ -259,20 +265,19 @@ def run(args: argparse.Namespace, work: Path) -> tuple[dict[str, Any], dict[str,
         benchmarks[name] = cls(
             cls.Config(root=str(root), protocol="lmms_eval", batch=BATCH, check_counts=False)
         )
-    export = work / "export"
-    teach(list(benchmarks.values()), export, args.steps)
     cases: dict[str, Any] = {}
     for name, benchmark in benchmarks.items():
+        export = work / name
+        teach(benchmark, export, FRAMES[name], args.steps)
         tasks = local_tasks(names[name], data, work / "tasks" / name)
         seconds, found = take_turns(sides(benchmark, tasks, export, work), args.rounds)
         for side in ("bridge", "lmms-eval", "lmms-eval, batches"):
             agreed = agreement(found[side], found["ours"])
-            # Only the bridge must agree: lmms-eval's own model samples and resizes by itself.
-            met = side != "bridge" or agreed["equal scores"] == agreed["items"]
+            met = agreed["equal scores"] == agreed["items"]
             cases[f"{name}: {side} and ours"] = {**agreed, "met": met}
-        for side in ("lmms-eval", "lmms-eval, batches"):
+        for side, target in (("lmms-eval", 1.5), ("lmms-eval, batches", None)):
             cases[f"{name}: ours against {side}"] = speed(
-                seconds[side], seconds["ours"], counts[name]
+                seconds[side], seconds["ours"], counts[name], target
             )
     setting = {
         "items": counts,
