@@ -249,6 +249,11 @@ BENCHMARKS: Registry[Any] = Registry(
         "rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions",
         "spar_bench": "spatialprior.eval.published.spar_bench:SparBench",
         "vsi_bench": "spatialprior.eval.published.vsi_bench:VsiBench",
+        "mindcube": "spatialprior.eval.published.mindcube:MindCube",
+        "ost_bench": "spatialprior.eval.published.ost_bench:OstBench",
+        "omnispatial": "spatialprior.eval.published.omnispatial:OmniSpatial",
+        "viewspatial": "spatialprior.eval.published.viewspatial:ViewSpatial",
+        "sti_bench": "spatialprior.eval.published.sti_bench:StiBench",
     },
 )
 

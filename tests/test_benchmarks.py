@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_g2vlm_gpu_runs_tiny_on_a_cpu(tmp_path):
     out = tmp_path / "g2vlm_gpu.json"
     done = subprocess.run(

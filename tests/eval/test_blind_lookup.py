@@ -89,6 +89,7 @@ def test_unknown_tasks_and_free_text_still_get_a_guess():
     assert lookup.predict(Question("new", "what?", "b")) == ""
 
 
+@pytest.mark.slow
 def test_on_held_out_rooms_it_is_near_chance(tmp_path):
     config = Rooms.Config(
         image_size=64,

@@ -68,6 +68,7 @@ def test_memory_and_flops_agree_with_a_real_step(priors, checkpointing):
     assert plan.total_memory == pytest.approx(real.memory, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_same_with_lora_and_kinds_of_clips_in_one_pass():
     config = run("backbone.lora.rank=8", "scale.micro_batch=6", *FEW_ROOMS)
     plan, real = plan_run(config), measured(config)
@@ -120,6 +121,7 @@ def test_frozen_weights_skip_their_gradients_and_checkpoints_run_the_decoder_aga
     assert again.memory["decoder"] < 0.5 * kept.memory["decoder"]
 
 
+@pytest.mark.slow
 def test_sharding_divides_weights_and_moments(planner):
     alone, shared = (
         planner.memory(dataclasses.replace(SMALL, sharding=kind)) for kind in ("none", "fsdp2")
@@ -142,6 +144,7 @@ def test_what_does_not_fit_is_told_what_would(monkeypatch):
     assert "nothing tried fits" in text_of(plan_run(run("plan.gpu=tiny")))
 
 
+@pytest.mark.slow
 def test_hours_follow_steps_pace_and_gpus():
     base = plan_run(run("prior=[]", "plan.gpus=2"))
     slower = plan_run(run("prior=[]", "plan.gpus=2", "plan.utilisation=0.2"))

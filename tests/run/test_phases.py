@@ -249,6 +249,7 @@ def test_adapters_are_merged_between_phases_and_put_in_anew(world: list[str]) ->
     assert not same(merged, weights(last.export))
 
 
+@pytest.mark.slow
 def test_a_kept_prior_that_is_published_goes_along(
     world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_finished_run_resumes_without_doing_anything_again(finished):
     assert {p: p.stat().st_mtime_ns for p in (folder / "stages").iterdir()} == stamps
 
 
+@pytest.mark.slow
 def test_mode_probe_looks_again_with_other_settings(finished):
     folder, report = finished
     flipped = not report["probe"]["after"]["settings"]["rope"]

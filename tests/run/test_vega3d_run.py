@@ -110,6 +110,7 @@ def test_a_finished_run_resumes_to_the_same_report_and_rescores_on_demand(finish
     assert (folder / "replies" / "only_zero" / "replies.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_it_combines_with_gasp(world, tmp_path):
     settings = [w for w in world if not w.startswith("recipe=")]
     more = [w.replace("data.", "instruction.") for w in settings if w.startswith("data.")]

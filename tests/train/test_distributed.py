@@ -19,6 +19,9 @@ from spatialprior.data.stream import ClipStream, step_batches
 from spatialprior.testing import tiny_backbone
 from spatialprior.train.log import read_log
 
+QUICK = ("ddp_unequal", "ddp_one_rank_without_geometry", "fsdp2_unequal")
+"""Run by default; the others carry the slow marker."""
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
@@ -34,11 +37,14 @@ def launch(out: Path, *names: str, processes: int = 2) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """Every scenario, trained by two processes: one launch, but one for each of DeepSpeed's."""
+def two(tmp_path_factory, request):
+    """Every scenario that is asked for, trained by two processes: one launch, one for each of DeepSpeed's."""
     out = tmp_path_factory.mktemp("two")
-    launch(out, *(name for name in SCENARIOS if not name.startswith("zero")))
-    for name in SCENARIOS:
+    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    asked = {call.params.get("name") for call in calls}
+    names = [name for name in SCENARIOS if name in asked]
+    launch(out, *(name for name in names if not name.startswith("zero")))
+    for name in names:
         if name.startswith("zero"):
             launch(out, name)
     return out
@@ -85,9 +91,12 @@ def follows(mine: Path, theirs: Path, steps: int = STEPS, rough: tuple[str, ...]
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=2e-3, msg=name)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS],
+)
 def test_two_processes_follow_one(name, two, one):
-    follows(two / name, one(name))
+    follows(two / name, one(name), SCENARIOS[name].steps)
 
 
 def test_processes_differ_in_their_passes_where_tokens_are_limited():

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
-from spatialprior.eval.metrics.means import mean, means_by
 from spatialprior.eval.metrics.pair_consistency import consistency, link, linked_pairs
-from spatialprior.eval.parsers.meant import meant_letter
-from spatialprior.eval.parsers.named_option import named_option
+from spatialprior.eval.parsers.plain_choice import plain_choice
+from spatialprior.eval.parsers.vlmevalkit_choice import vlmevalkit_choice
 from spatialprior.eval.published.benchmark import PublishedBenchmark
+from spatialprior.eval.published.choice_rules import group_means
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.reading import RecordsError
 from spatialprior.eval.published.rule import Record, Rule, Scored
@@ -24,7 +24,7 @@ class Official:
 
     def grade(self, record: Record, reply: str) -> Graded:
         options = lettered_options(record)
-        said = named_option(reply, options)
+        said = vlmevalkit_choice(reply, options)
         if said is None:
             return Graded(None, None, "judge")
         return Graded(float(said == record["answer"]), said if said in options else None)
@@ -34,7 +34,7 @@ class Official:
 
         A reply that a judge would read counts as wrong, as in the official code without a key.
         """
-        found = {"Overall": mean(rows), **means_by(rows, _category)}
+        found = group_means(rows, lambda record: ("Overall", _category(record)))
         return {**found, **_consistency(rows)}
 
 
@@ -42,7 +42,8 @@ class Saner(Official):
     """The letter that a person would take the reply for."""
 
     def grade(self, record: Record, reply: str) -> Graded:
-        said = meant_letter(reply, [str(text) for text in lettered_options(record).values()])
+        options = {letter: str(text) for letter, text in lettered_options(record).items()}
+        said = plain_choice(reply, options)
         return Graded(float(said == str(record["answer"]).strip()), said)
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from spatialprior.eval.benchmark import Graded
-from spatialprior.eval.metrics.means import mean, means_by
 from spatialprior.eval.parsers.bracketed_letter import LETTERS, bracketed_letter
-from spatialprior.eval.parsers.meant import meant_letter
-from spatialprior.eval.parsers.named_option import named_option
+from spatialprior.eval.parsers.plain_choice import plain_choice
 from spatialprior.eval.parsers.stated_letter import stated_letter
+from spatialprior.eval.parsers.vlmevalkit_choice import vlmevalkit_choice
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.literals import string_assigned
+from spatialprior.eval.published.choice_rules import group_means
 from spatialprior.eval.published.media import Media
-from spatialprior.eval.published.reading import RecordsError
+from spatialprior.eval.published.prompt_texts import (
+    PromptError,
+    checkout_file,
+    constant,
+    string_constants,
+)
 from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.vlmevalkit_prompt import LABELS, choice_prompt
 
@@ -26,6 +29,7 @@ SPATIAL = ("Spatial_Relation", "Relative_Depth", "Multi-view_Reasoning")
 
 _WITH_DISCLAIMER = ("Art_Style", "Forensic_Detection", "Jigsaw")
 _DISCLAIMER = "eval/test_benchmark.py"
+_REPOSITORY = "github.com/zeyofu/BLINK_Benchmark"
 
 
 class Official:
@@ -41,7 +45,7 @@ class Official:
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """Sub-tasks and ``Total``, their unweighted mean (0 to 1); what a judge would read counts as wrong."""
-        found = means_by(rows, sub_task)
+        found = group_means(rows, lambda record: (sub_task(record),))
         return {**found, "Total": _unweighted(found)}
 
 
@@ -54,7 +58,7 @@ class LmmsEval:
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """``blink_acc`` of its tasks and of the group ``blink``, their unweighted mean (0 to 1)."""
-        found = means_by(rows, lambda r: f"blink_{sub_task(r).lower().replace('-', '_')}")
+        found = group_means(rows, lambda r: (f"blink_{sub_task(r).lower().replace('-', '_')}",))
         return {**found, "blink": _unweighted(found)}
 
 
@@ -63,21 +67,22 @@ class VlmEvalKit:
 
     def grade(self, record: Record, reply: str) -> Graded:
         options = _lettered(record)
-        said = named_option(reply, options, recent=True)
+        said = vlmevalkit_choice(reply, options, recent=True)
         if said is None:
             return Graded(None, None, "judge")
         return Graded(float(said == _letter(record)), said if said in options else None)
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """``Overall``, the mean over questions, and sub-tasks (0 to 1); what a judge would read is wrong."""
-        return {"Overall": mean(rows), **means_by(rows, sub_task)}
+        return group_means(rows, lambda record: ("Overall", sub_task(record)))
 
 
 class Saner(Official):
     """The letter that a person would take the reply for; official sums."""
 
     def grade(self, record: Record, reply: str) -> Graded:
-        said = meant_letter(reply, [str(choice) for choice in record["choices"]])
+        options = {letter: str(text) for letter, text in _lettered(record).items()}
+        said = plain_choice(reply, options)
         return Graded(float(said == _letter(record)), said)
 
 
@@ -96,11 +101,12 @@ class Blink(PublishedBenchmark):
         """What a recipe may set.
 
         Attributes:
-            official_code: Folder with zeyofu/BLINK_Benchmark, whose disclaimer three sub-tasks begin with.
+            prompts: Checkout of github.com/zeyofu/BLINK_Benchmark, which holds the disclaimer that three
+                sub-tasks begin with.
             disclaimer: Whether they do; only in the official protocol.
         """
 
-        official_code: str = ""
+        prompts: str = ""
         disclaimer: bool = True
 
     config: Blink.Config
@@ -151,13 +157,14 @@ class Blink(PublishedBenchmark):
 
     @cached_property
     def _disclaimer(self) -> str:
-        if not self.config.official_code:
-            raise RecordsError(
+        if not self.config.prompts:
+            raise PromptError(
                 f"blink: {', '.join(_WITH_DISCLAIMER)} begin with a disclaimer that is in {_DISCLAIMER} of "
-                "github.com/zeyofu/BLINK_Benchmark: set eval.official_code=FOLDER, or eval.disclaimer=false "
-                "(the score says so), or choose eval.tasks"
+                f"{_REPOSITORY}: set eval.prompts=CHECKOUT, or eval.disclaimer=false (the score says so), or "
+                "choose other eval.tasks"
             )
-        return string_assigned(Path(self.config.official_code) / _DISCLAIMER, "disclaimer")
+        path = checkout_file(self.config.prompts, _DISCLAIMER, _REPOSITORY)
+        return constant(string_constants(path), "disclaimer", path)
 
 
 def sub_task(record: Record) -> str:

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from spatialprior.eval.benchmark import Graded
-from spatialprior.eval.metrics.means import mean, means_by
-from spatialprior.eval.parsers import vlmevalkit_spatial
-from spatialprior.eval.parsers.meant import meant_letter
 from spatialprior.eval.parsers.quoted_letter import quoted_letter, quoted_letter_any_case
 from spatialprior.eval.published.benchmark import PublishedBenchmark
+from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice, group_means
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
@@ -32,7 +30,7 @@ class Official:
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """``overall``, the mean over questions, and question types (0 to 1)."""
-        return {"overall": mean(rows), **means_by(rows, question_type)}
+        return group_means(rows, lambda record: ("overall", question_type(record)))
 
 
 class LmmsEval:
@@ -44,30 +42,7 @@ class LmmsEval:
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """``average``, the mean over questions, and question types (0 to 1)."""
-        return {"average": mean(rows), **means_by(rows, question_type)}
-
-
-class VlmEvalKit:
-    """``MMSIBench_wo_circular`` of VLMEvalKit, without a judge."""
-
-    def grade(self, record: Record, reply: str) -> Graded:
-        said = vlmevalkit_spatial.option(reply)
-        truth = vlmevalkit_spatial.option(str(record["answer"]))
-        return Graded(float(said == truth), said)
-
-    def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
-        """``overall`` and its categories, in percent."""
-        types = means_by(rows, _category)
-        named = {f"{name}_accuracy": 100 * value for name, value in types.items()}
-        return {"overall": 100 * mean(rows), **named}
-
-
-class Saner(Official):
-    """The letter that a person would take the reply for; official sums."""
-
-    def grade(self, record: Record, reply: str) -> Graded:
-        said = meant_letter(reply, LETTERS)
-        return Graded(float(said is not None and said.lower() == _truth(record)), said)
+        return group_means(rows, lambda record: ("average", question_type(record)))
 
 
 class MmsiBench(PublishedBenchmark):
@@ -76,8 +51,12 @@ class MmsiBench(PublishedBenchmark):
     rules: ClassVar[Mapping[str, Rule]] = {
         "official": Official(),
         "lmms_eval": LmmsEval(),
-        "vlmevalkit": VlmEvalKit(),
-        "saner": Saner(),
+        "vlmevalkit": EasiChoice(lambda r: str(r["answer"]), lambda r: (_category(r),)),
+        "saner": SanerChoice(
+            lambda r: _truth(r).upper(),
+            lambda r: dict.fromkeys(LETTERS, ""),
+            lambda r: (question_type(r),),
+        ),
     }
 
     def task(self, record: Record) -> str:

@@ -63,8 +63,10 @@ def _records(spec: Spec, root: Path, split: str, part: SplitSpec) -> list[Record
         raise RecordsError(
             f"eval.root={root} is no folder; {spec.name} needs {spec.data.hub} in its official layout there"
         )
-    if paths := _files(root, part.file):
-        return [record for path in paths for record in read_file(path)]
+    if files := sorted(root.glob(part.file)):
+        return [record for path in files for record in read_file(path)]
+    if (root / "dataset_info.json").exists() or (root / "dataset_dict.json").exists():
+        return _saved_dataset(root, split)
     if saved := _saved_folders(root):
         return [record for folder in saved for record in _saved_dataset(folder, split)]
     there = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
@@ -74,20 +76,10 @@ def _records(spec: Spec, root: Path, split: str, part: SplitSpec) -> list[Record
     )
 
 
-def _files(root: Path, pattern: str) -> list[Path]:
-    """The file, or the files where it is a pattern such as ``*/val-*.parquet``, by name."""
-    if (root / pattern).exists():
-        return [root / pattern]
-    return sorted(root.glob(pattern)) if "*" in pattern else []
-
-
 def _saved_folders(root: Path) -> list[Path]:
-    """``root`` where a dataset was saved, or those of its folders where one was (one per configuration)."""
-    for folders in ([root], sorted(path for path in root.iterdir() if path.is_dir())):
-        markers = ("dataset_info.json", "dataset_dict.json")
-        if found := [f for f in folders if any((f / name).exists() for name in markers)]:
-            return found
-    return []
+    """Folders below ``root`` where a dataset was saved, such as one for each configuration."""
+    markers = ("dataset_info.json", "dataset_dict.json")
+    return sorted(p for p in root.iterdir() if any((p / name).is_file() for name in markers))
 
 
 def _saved_dataset(root: Path, split: str) -> list[Record]:

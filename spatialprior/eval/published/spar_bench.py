@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from spatialprior.eval.benchmark import Graded
 from spatialprior.eval.metrics.guarded_accuracy import guarded_accuracy
-from spatialprior.eval.metrics.means import means_by
 from spatialprior.eval.parsers import vlmevalkit_spatial
 from spatialprior.eval.parsers.camera_moves import (
     along_axes,
@@ -20,10 +19,12 @@ from spatialprior.eval.parsers.camera_moves import (
     found_moves,
     trimmed_moves,
 )
+from spatialprior.eval.parsers.easi_choice import easi_choice
 from spatialprior.eval.parsers.first_word import to_float
-from spatialprior.eval.parsers.meant import meant_letter, meant_number
+from spatialprior.eval.parsers.plain_choice import plain_choice, plain_number
 from spatialprior.eval.parsers.unsigned_numbers import unsigned_numbers
 from spatialprior.eval.published.benchmark import PublishedBenchmark
+from spatialprior.eval.published.choice_rules import group_means
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
@@ -43,6 +44,7 @@ HIGH = (
     *(f"distance_infer_center_{each}" for each in ("oo", "oo_mv")),
 )
 _CHOICE = frozenset({*MIDDLE, *HIGH} - {VIEW_CHANGE})
+_LETTERS = dict.fromkeys("ABCD", "")
 _WITH_BOXES = ("position_matching", "camera_motion_infer")
 _BOXES = (
     "The values represent the bounding box coordinates normalized to a 0-1000 scale, "
@@ -117,8 +119,8 @@ class VlmEvalKit(_ByKind):
     """``SparBench`` of VLMEvalKit, without a judge."""
 
     def choice(self, reply: str, answer: str) -> Graded:
-        said = vlmevalkit_spatial.option(reply)
-        return Graded(float(said == vlmevalkit_spatial.option(answer)), said)
+        said = easi_choice(reply)
+        return Graded(float(said == easi_choice(answer)), said)
 
     def number(self, reply: str, answer: str, several_views: bool) -> Graded:
         said, truth = vlmevalkit_spatial.number(reply), to_float(answer)
@@ -140,11 +142,11 @@ class Saner(VlmEvalKit):
     """What a person would take the reply for: the letter, the number, or the moves wherever they stand."""
 
     def choice(self, reply: str, answer: str) -> Graded:
-        said, truth = meant_letter(reply, "ABCD"), meant_letter(answer, "ABCD")
+        said, truth = plain_choice(reply, _LETTERS), plain_choice(answer, _LETTERS)
         return Graded(float(said is not None and said == truth), said)
 
     def number(self, reply: str, answer: str, several_views: bool) -> Graded:
-        said, truth = meant_number(reply), to_float(answer)
+        said, truth = plain_number(reply), to_float(answer)
         if said is None or truth is None:
             return Graded(0.0, None)
         return Graded(guarded_accuracy(said, truth), str(said))
@@ -224,7 +226,7 @@ def _metric(task: str) -> str:
 
 
 def _sums(rows: Sequence[Scored], middle: Sequence[str]) -> dict[str, float]:
-    tasks = means_by(rows, lambda record: str(record["task"]))
+    tasks = group_means(rows, lambda record: (str(record["task"]),))
     found = {f"{task}_{_metric(task)}": value for task, value in tasks.items()}
     if not tasks:
         return found

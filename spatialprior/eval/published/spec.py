@@ -20,10 +20,10 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """One file of questions.
+    """One file of questions, or several.
 
     Attributes:
-        file: Its path in the official layout; ``*`` stands for any name, for splits in several files.
+        file: Its path in the official layout; a pattern (``test*.parquet``) means several, by name.
         count: How many questions it must hold; ``None`` where no source says.
         tasks: Task -> how many; empty where no source says.
         source: Where the counts come from.

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spatialprior.eval.parsers.bracketed_letter import bracketed_letter
-from spatialprior.eval.parsers.named_option import NO_OPTION, named_option
 from spatialprior.eval.parsers.quoted_letter import quoted_letter, quoted_letter_any_case
 from spatialprior.eval.parsers.stated_letter import stated_letter
+from spatialprior.eval.parsers.vlmevalkit_choice import NO_OPTION, vlmevalkit_choice
 
 OPTIONS = {"A": "red chair", "B": "blue chair", "C": "table"}
 FAR = "B x x x x x x x x x x"
@@ -52,14 +52,14 @@ ANY_REPLY = st.one_of(
         (" \n", None, None),
     ],
 )
-def test_named_option(reply: str, fork: str | None, recent: str | None) -> None:
-    assert named_option(reply, OPTIONS) == fork
-    assert named_option(reply, OPTIONS, recent=True) == recent
+def test_vlmevalkit_choice(reply: str, fork: str | None, recent: str | None) -> None:
+    assert vlmevalkit_choice(reply, OPTIONS) == fork
+    assert vlmevalkit_choice(reply, OPTIONS, recent=True) == recent
 
 
 def test_an_empty_option_is_in_every_reply_and_numbers_are_texts() -> None:
-    assert named_option("no idea", {"A": "", "B": "two"}) == "A"
-    assert named_option("it is 2.5", {"A": 2.5, "B": 3}) == "A"
+    assert vlmevalkit_choice("no idea", {"A": "", "B": "two"}) == "A"
+    assert vlmevalkit_choice("it is 2.5", {"A": 2.5, "B": 3}) == "A"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_quoted_letter(reply: str, said: str | None, any_case: str | None) -> No
 @given(ANY_REPLY)
 def test_whatever_is_said_gives_an_offered_letter_or_nothing(reply: str) -> None:
     for recent in (False, True):
-        assert named_option(reply, OPTIONS, recent=recent) in {None, NO_OPTION, *OPTIONS}
+        assert vlmevalkit_choice(reply, OPTIONS, recent=recent) in {None, NO_OPTION, *OPTIONS}
     assert bracketed_letter(reply, 3) in {None, *(f"({letter})" for letter in "ABCDE")}
     assert stated_letter(reply, "ABC") in {None, *"ABC"}
     assert quoted_letter(reply) in {None, *"ABCD"}
@@ -163,6 +163,10 @@ def test_whatever_is_said_gives_an_offered_letter_or_nothing(reply: str) -> None
 
 @given(st.sampled_from("ABC"))
 def test_a_bare_letter_is_understood_by_all(letter: str) -> None:
-    assert named_option(letter, OPTIONS) == named_option(letter, OPTIONS, recent=True) == letter
+    assert (
+        vlmevalkit_choice(letter, OPTIONS)
+        == vlmevalkit_choice(letter, OPTIONS, recent=True)
+        == letter
+    )
     assert bracketed_letter(letter, 3) == f"({letter})"
     assert stated_letter(letter, "ABC") == quoted_letter(letter) == letter

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from spatialprior.core.clip import MultiViewClip
 from spatialprior.eval.benchmark import LazyViews
 from spatialprior.eval.published.blink import SPATIAL, Blink
+from spatialprior.eval.published.prompt_texts import PromptError
 from spatialprior.eval.published.reading import RecordsError
 from spatialprior.eval.published.rule import Scored
 
@@ -112,18 +113,18 @@ def test_prompts(root: Path, protocol: str, text: str) -> None:
 
 
 def test_the_disclaimer_is_read_from_the_official_code(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecordsError, match=r"set eval\.official_code=FOLDER"):
+    with pytest.raises(PromptError, match=r"set eval\.prompts=CHECKOUT"):
         _ = benchmark(root).records
     (tmp_path / "eval").mkdir()
     code = tmp_path / "eval/test_benchmark.py"
     code.write_text('import nothing_like_it\ndisclaimer = "Be fair.\\n\\n",\n')
-    asked = benchmark(root, official_code=str(tmp_path))
+    asked = benchmark(root, prompts=str(tmp_path))
     assert len(asked.records) == 8
     assert asked.prompt(record("Jigsaw")).startswith("Be fair.\n\nCloser?")
     assert asked.prompt(record("Counting")).startswith("Closer?")
     code.write_text("other = 1\n")
-    with pytest.raises(RecordsError, match="assigns no text to disclaimer"):
-        _ = benchmark(root, official_code=str(tmp_path)).records
+    with pytest.raises(PromptError, match="has no text disclaimer"):
+        _ = benchmark(root, prompts=str(tmp_path)).records
 
 
 def test_leaving_the_disclaimer_out_is_said(root: Path) -> None:
@@ -146,7 +147,7 @@ def test_leaving_the_disclaimer_out_is_said(root: Path) -> None:
         ("**(B)**", (None, 1, 1, 1)),
         ("(B) right", (1, 1, 1, 1)),
         ("(A) or (B)\n\n(B)", (1, 1, None, 0)),
-        ("it is the right one", (None, 0, None, 0)),
+        ("it is the right one", (None, 0, None, 1)),
         ("right", (None, 0, 1, 1)),
         ("", (None, 0, None, 0)),
     ],

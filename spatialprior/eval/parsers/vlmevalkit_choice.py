@@ -20,7 +20,9 @@ _PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _STATED = re.compile(r"(?i:answer\s+is)\s+\**([ABCD])\**(?![A-Za-z0-9])")
 
 
-def named_option(reply: str, options: Mapping[str, Any], *, recent: bool = False) -> str | None:
+def vlmevalkit_choice(
+    reply: str, options: Mapping[str, Any], *, recent: bool = False
+) -> str | None:
     """The option's letter, :data:`NO_OPTION` for a refusal, ``None`` where a judge would be asked.
 
     A letter counts as a word of its own between white space and the characters ``.()[],:;!*#{}``; two
