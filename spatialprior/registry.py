@@ -249,11 +249,14 @@ BENCHMARKS: Registry[Any] = Registry(
         "rooms_questions": "spatialprior.eval.rooms_questions:RoomsQuestions",
         "spar_bench": "spatialprior.eval.published.spar_bench:SparBench",
         "vsi_bench": "spatialprior.eval.published.vsi_bench:VsiBench",
+        "cv_bench": "spatialprior.eval.published.cv_bench:CvBench",
         "mindcube": "spatialprior.eval.published.mindcube:MindCube",
-        "ost_bench": "spatialprior.eval.published.ost_bench:OstBench",
         "omnispatial": "spatialprior.eval.published.omnispatial:OmniSpatial",
-        "viewspatial": "spatialprior.eval.published.viewspatial:ViewSpatial",
+        "ost_bench": "spatialprior.eval.published.ost_bench:OstBench",
+        "scanqa": "spatialprior.eval.published.scanqa:ScanQa",
+        "sqa3d": "spatialprior.eval.published.sqa3d:Sqa3d",
         "sti_bench": "spatialprior.eval.published.sti_bench:StiBench",
+        "viewspatial": "spatialprior.eval.published.viewspatial:ViewSpatial",
     },
 )
 

@@ -178,6 +178,11 @@ class HFBackbone(HookedBackbone):
     def hidden_size(self) -> int:
         return int(self.hf.config.get_text_config().hidden_size)
 
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model was made for."""
+        return int(self.hf.config.get_text_config().max_position_embeddings)
+
     def query_weight(self, layer: int) -> Tensor:
         return _base_weight(self.attention_modules()[layer].get_submodule("q_proj"))
 
@@ -198,7 +203,7 @@ class HFBackbone(HookedBackbone):
         edits: Mapping[Site, Sequence[Edit]] | None = None,
     ) -> BackboneOutput:
         inputs = dict(batch.inputs)
-        check_length(batch, int(self.hf.config.get_text_config().max_position_embeddings))
+        check_length(batch, self.context_length)
         if batch.branches is not None:
             self._check_mask("several questions behind one visual prefix (or one question a clip)")
             inputs["attention_mask"] = branch_mask(batch.branches, self.hf.dtype)
@@ -223,6 +228,7 @@ class HFBackbone(HookedBackbone):
 
     @torch.no_grad()
     def generate(self, batch: ClipBatch, max_new_tokens: int) -> Tensor:
+        check_length(batch, self.context_length)
         prompt_length = batch.inputs["input_ids"].shape[1]
         # Published generation configs may ask for sampling or a repetition penalty: greedy means neither.
         greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}

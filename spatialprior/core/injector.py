@@ -75,6 +75,8 @@ class PriorInjector(nn.Module):
     """Settings of a kept prior that may change once it is trained."""
     local_settings: ClassVar[tuple[str, ...]] = ()
     """Settings that speak of this machine, such as a cache folder; an export does not record them."""
+    ablations: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Of a kept prior: ``zero_prior``, ``other_scene_prior`` -> the :attr:`inference_settings` that do so."""
     prediction_settings: ClassVar[Mapping[str, Any] | None] = None
     """Settings under which a kept prior predicts geometry (:meth:`predict`); ``None``: it does not."""
     identity_at_attach: bool = True

@@ -26,7 +26,8 @@ class SplittableDataset(Protocol):
         has_geometry: Whether clips carry depth, intrinsics and poses.
         has_questions: Whether clips carry questions.
 
-    A class may also set ``free_form = True``: its answers are prose, which no benchmark compares word by word.
+    A class may also set ``free_form = True``: its answers are prose, which no benchmark compares word by word;
+    and have ``scenes(name: Split) -> Scenes | None`` for the leak audit, which decodes and renders nothing.
     """
 
     has_geometry: ClassVar[bool]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from spatialprior.core.clip import MultiViewClip, Question
+from spatialprior.data.scenes import Scenes
+from spatialprior.eval.ablation.names import checked
 from spatialprior.eval.answers import is_correct, parse_reply
 from spatialprior.eval.blind_lookup import BlindLookup
 
@@ -75,13 +77,21 @@ class BenchmarkConfig:
         max_new_tokens: Replies stop here at the latest; ``None`` leaves it to the benchmark.
         engine: ``packed`` shares one pass over the images among all questions of a clip; ``generate`` is plain
             Hugging Face generation, one sequence a question. Both are greedy and give the same replies.
+        price_per_hour: Of one device, in any currency; the result card then says what scoring cost.
+        ablate: Ask the trained model again without something: ``blind``, ``single_frame``,
+            ``shuffled_frames``, ``zero_prior``, ``other_scene_prior``.
+        allow_leaks: Go on where scenes of the benchmark are in the training data; the report says so.
     """
 
     batch: int = 16
     max_new_tokens: int | None = None
     engine: Engine = "packed"
+    price_per_hour: float | None = None
+    ablate: tuple[str, ...] = ()
+    allow_leaks: bool = False
 
     def __post_init__(self) -> None:
+        self.ablate = checked(self.ablate)
         for name in ("batch", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -97,6 +107,8 @@ class Benchmark(ABC):
         direction: Whether a higher or a lower score is better.
         multi_view: Tasks that need more than one view, marked in the report.
         headline: The one of :meth:`aggregates` that stands for the whole.
+        resamples: Whether :meth:`aggregates` is quick enough (well below a second for all rows) to be taken of
+            some hundred resamples, for its intervals.
     """
 
     Config: ClassVar[type[BenchmarkConfig]]
@@ -105,6 +117,7 @@ class Benchmark(ABC):
     direction: ClassVar[Literal["higher", "lower"]] = "higher"
     multi_view: ClassVar[frozenset[str]] = frozenset()
     headline: str = "micro"
+    resamples: ClassVar[bool] = True
 
     config: Any
 
@@ -120,6 +133,11 @@ class Benchmark(ABC):
         return {}
 
     @property
+    def asked(self) -> Mapping[str, Any]:
+        """What of :attr:`protocol` shapes replies; where only the rest differs, they are graded again."""
+        return self.protocol
+
+    @property
     @abstractmethod
     def tasks(self) -> tuple[str, ...]:
         """Names under which items are scored."""
@@ -132,6 +150,10 @@ class Benchmark(ABC):
     @abstractmethod
     def items(self) -> Iterator[Item]:
         """All items, the same in every process, items about one clip after each other."""
+
+    def scenes(self) -> Scenes | None:
+        """Whose views are asked about, for the leak audit; ``None`` where that cannot be told."""
+        return None
 
     def blind(self) -> BlindLookup | None:
         """A lookup fitted on training questions' texts, or ``None`` where there is no training split."""

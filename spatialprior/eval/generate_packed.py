@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spatialprior.backbones.branches import branch_mask
+from spatialprior.backbones.branches import branch_mask, check_length
 from spatialprior.backbones.hf import HFBackbone
 from spatialprior.core.backbone import Backbone
 from spatialprior.core.clip import MultiViewClip
@@ -41,6 +41,7 @@ def generate_packed(
 
     Raises:
         ValueError: This backbone cannot pack questions.
+        ContextLengthError: A clip is longer than the model's context.
     """
     encoder = backbone.encoder() if encoder is None else encoder
     if not (isinstance(backbone, HFBackbone) and hasattr(encoder, "packed_prompts")):
@@ -48,6 +49,7 @@ def generate_packed(
             f"{type(backbone).__name__} cannot pack questions; use eval.engine=generate instead"
         )
     batch = encoder.packed_prompts(clips).to(next(backbone.parameters()).device)
+    check_length(batch, backbone.context_length)
     branches, positions = batch.branches, backbone.position_ids(batch)
     base: Any = backbone.hf.base_model
     with backbone.edited(batch):

@@ -2,48 +2,84 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from spatialprior.eval.failures import EvaluationError
+from spatialprior.eval.workers import Workers
+
 log = logging.getLogger(__name__)
 
+REPLIES = "replies.jsonl"
 
-class ReplyFile:
-    """``replies.jsonl``: a first line that says whose replies these are, then one line an item.
+Row = dict[str, Any]
 
-    Replies of another model, benchmark version or setting are not mixed in: the file is begun afresh.
 
-    Args:
-        path: The file.
-        identity: What must agree for replies to be reused.
+@dataclass(frozen=True)
+class Reply:
+    """What came of a question.
 
     Attributes:
-        replies: Item id -> line, of everything answered so far.
+        text: What the model said; empty with an error.
+        error: Why it said nothing.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path = path
-        self.replies: dict[str, dict[str, Any]] = {}
-        head = {"identity": dict(identity)}
-        lines = _read(path)
-        if lines and lines[0] != head:
-            log.warning("%s holds replies of another model or setting; starting afresh", path)
-            lines = []
-        self.replies = {line["id"]: line for line in lines[1:]}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.part")
-        kept = [head, *self.replies.values()]
-        aside.write_text("".join(_line(item) for item in kept), encoding="utf-8")
-        os.replace(aside, path)  # a torn last line is gone
+    text: str
+    error: str | None = None
+
+
+class ReplyFolder:
+    """``replies.jsonl``: a first line that says whose replies these are, then one line an item.
+
+    While several processes answer each has a file of its own, ``replies.RANK-of-COUNT.jsonl``. All are read,
+    whatever the number of processes that wrote them. Replies of another model, benchmark version, protocol or
+    setting are not mixed in.
+
+    Args:
+        folder: Where they lie.
+        identity: What must agree for replies to be reused; plain values.
+        workers: Who answers.
+
+    Attributes:
+        rows: Item id -> line, of everything answered so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        workers: Workers = Workers(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.folder, self.workers = folder, workers
+        self.path = folder / REPLIES
+        self._head: Row = {"identity": json.loads(json.dumps(identity))}
+        self.rows: dict[str, Row] = {}
         self._file: TextIO | None = None
 
-    def __enter__(self) -> ReplyFile:
-        self._file = self.path.open("a", encoding="utf-8")
+    def prepare(self) -> None:
+        """Gather what any number of processes has written, but for questions that failed, to try these again.
+
+        No process may have the folder open.
+        """
+        lines = _read(self.path)
+        if lines and lines[0] != self._head:
+            log.warning("%s holds replies of another model or setting; starting afresh", self.path)
+        kept = {name: row for name, row in self._gathered().items() if "error" not in row}
+        self.write(kept.values())
+
+    def __enter__(self) -> ReplyFolder:
+        self.rows = self._gathered()
+        own = self._own(self.workers.rank)
+        self._done(self.workers.rank).unlink(missing_ok=True)
+        _write(own, [self._head, *self._rows_in(own)])  # a torn last line is gone
+        self._file = own.open("a", encoding="utf-8", errors="surrogatepass")
         return self
 
     def __exit__(
@@ -54,28 +90,86 @@ class ReplyFile:
     ) -> None:
         assert self._file is not None
         self._file.close()
+        if kind is None and self.workers.rank:
+            self._done(self.workers.rank).touch()
 
-    def add(self, line: dict[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Append one reply (with ``id``); it survives a kill from here on."""
-        assert self._file is not None, "use the file as a context manager"
-        self.replies[line["id"]] = line
-        self._file.write(_line(line))
+        assert self._file is not None, "use the folder as a context manager"
+        self.rows[row["id"]] = row
+        self._file.write(_line(row))
         self._file.flush()
 
+    def gather(self) -> dict[str, Row]:
+        """Wait for the other processes; then what all have answered, by id."""
+        for rank in range(1, self.workers.count):
+            self.workers.wait_for(self._done(rank))
+        return self._gathered()
 
-def _line(item: Mapping[str, Any]) -> str:
-    return json.dumps(item, ensure_ascii=False) + "\n"
+    def write(self, rows: Iterable[Row]) -> None:
+        """Make ``replies.jsonl`` of exactly these, in this order, and remove the processes' own files."""
+        _write(self.path, [self._head, *rows])
+        for path in (*self._parts(), *self.folder.glob(".replies.*.done")):
+            path.unlink(missing_ok=True)
+
+    def _own(self, rank: int) -> Path:
+        count = self.workers.count
+        return self.path if count == 1 else self.folder / f"replies.{rank}-of-{count}.jsonl"
+
+    def _done(self, rank: int) -> Path:
+        whose = hashlib.sha256(_line(self._head).encode()).hexdigest()[:12]
+        return self.folder / f".replies.{rank}-of-{self.workers.count}.{whose}.done"
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("replies.*-of-*.jsonl"))
+
+    def _gathered(self) -> dict[str, Row]:
+        return {
+            row["id"]: row for path in (self.path, *self._parts()) for row in self._rows_in(path)
+        }
+
+    def _rows_in(self, path: Path) -> list[Row]:
+        lines = _read(path)
+        return lines[1:] if lines and lines[0] == self._head else []
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_replies(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    """The identity in the first line of a ``replies.jsonl``, and its rows.
+
+    Raises:
+        EvaluationError: It is missing, or no such file.
+    """
+    lines = _read(path)
+    if not lines or "identity" not in lines[0]:
+        raise EvaluationError(
+            f"{path} holds no replies; give a replies.jsonl of a finished scoring"
+        )
+    return lines[0]["identity"], lines[1:]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, lines: Iterable[Row]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        file.writelines(map(_line, lines))
+    os.replace(aside, path)
+
+
+def _read(path: Path) -> list[Row]:
     """Complete lines of the file; the last may have been cut short by a kill.
 
     Raises:
         ValueError: A line before the last is broken.
     """
-    if not path.exists():
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
-    texts = path.read_bytes().split(b"\n")
     lines = []
     for number, text in enumerate(texts[:-1], start=1):
         try:

@@ -12,6 +12,7 @@ from spatialprior.core.clip import Question
 from spatialprior.data.dataset import ClipDataset, SplittableDataset
 from spatialprior.data.rooms.question_types import MULTI_VIEW
 from spatialprior.data.rooms.questions import resolve_tasks
+from spatialprior.data.scenes import Scenes
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Item
 from spatialprior.eval.blind_lookup import BlindLookup
 
@@ -82,6 +83,11 @@ class RoomsQuestions(Benchmark):
             views = clip.with_questions(())
             for k, question in enumerate(clip.questions):
                 yield Item(f"{clip.clip_id}/{k}", views, question)
+
+    def scenes(self) -> Scenes | None:
+        own: Any = getattr(self._data, "scenes", None)
+        found: Scenes | None = own(self.config.split) if own else None
+        return found
 
     def blind(self) -> BlindLookup:
         return self._lookup

@@ -45,7 +45,8 @@ def score_files(
         rule: Another rule than the protocol's.
 
     Returns:
-        ``n``, ``unscored`` (reason -> how many) and ``aggregates`` (variant -> name -> value).
+        ``n``, ``unscored`` (reason -> how many), ``notes`` (what the sums lack on this machine) and
+        ``aggregates`` (variant -> name -> value).
 
     Raises:
         ScoreError: A reply is no reply, or answers a record that is not there.
@@ -79,6 +80,7 @@ def score_files(
         "rule": chosen,
         "n": len(lines),
         "unscored": dict(unscored),
+        "notes": judge.notes() if hasattr(judge, "notes") else [],
         "aggregates": sums,
     }
     if aggregates is not None:
@@ -166,6 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     nulls = sum(summary["unscored"].values())
     print(f"{summary['n']} replies scored by {summary['rule']}, {nulls} without a score", end="")
     print("".join(f"; {count} x {why}" for why, count in summary["unscored"].items()))
+    for note in summary["notes"]:
+        print(f"note: {note}")
     return 0
 
 

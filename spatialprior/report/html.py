@@ -13,12 +13,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from spatialprior.report import figures, geometry
+from spatialprior.report import ablations, figures, geometry
 from spatialprior.report.controls import control_rows, control_statements
 from spatialprior.report.depth_figure import depth_picture
 from spatialprior.report.matches_figure import heatmap_picture, matches_picture, read_traces
 from spatialprior.report.scene_viewer import caption, viewer_data
 from spatialprior.report.schema import write_text
+from spatialprior.report.score_cards import COLUMNS, card_rows
 from spatialprior.report.verdict import (
     beats_blind,
     method,
@@ -74,11 +75,14 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         title=f"{report.get('recipe', 'run')} · {method(report)}",
         facts=_facts(report),
         statements=[
+            *ablations.leak_statements(report),
             *control_statements(report),
             *geometry.geometry_statements(report),
             *statements(report),
         ],
         controls=control_rows(report),
+        ablations=_ablations(report),
+        leak_line=ablations.leak_line(report),
         targets=targets(report),
         curves=_present(
             figures.pck_by_layer(report),
@@ -98,6 +102,8 @@ def render(report: Mapping[str, Any], run_folder: Path) -> str:
         geometry=_geometry(report, run_folder / "pictures"),
         tasks=_task_rows(report),
         task_arms=_task_arms(report, labels),
+        card_columns=COLUMNS,
+        cards=card_rows(report),
         replies=replies[:_MAX_REPLIES],
         num_replies=len(replies),
         settings=_settings(report),
@@ -228,6 +234,17 @@ def _task_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _ablations(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The section on what taking something away changes; empty where nothing was asked for."""
+    return {
+        "sentences": ablations.ablation_sentences(report),
+        "head": ablations.HEAD,
+        "rows": ablations.ablation_rows(report),
+        "tasks": ablations.ablation_task_rows(report),
+        "graded": any(e.get("graded") for e in (report.get("ablations") or {}).values()),
+    }
 
 
 def _geometry(report: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:

@@ -13,6 +13,12 @@ out or ``null``, never zero. Numbers that are not finite become ``null``.
                       ``vs_blind`` {``mean``, ``ci95``}; ``eval_control``, ``eval_before``: the same;
                       ``eval_vs_control``: paired difference {``mean``, ``ci95``} over all questions
 ``comparisons``       arm -> the same difference, ``at_inference``: bool, ``tasks``: as ``eval``
+``cards``             arm -> of its result card: ``benchmark, version, split, protocol, rule, deviations``,
+                      ``headline`` (``name, value, ci95``), ``micro``, ``macro``, ``n, parse_failure_rate,
+                      unscored, errors, file``
+``ablations``         ablation -> ``what, applicable, reason, score, whole, difference, ci95, n, clusters``,
+                      ``chance, unreadable, mcnemar`` (``only_whole, only_ablated, p, p_holm``), ``tasks``
+``leaks``             ``shared``: number of scenes, ``first``: some; ``benchmark, sources``: what was audited
 ``geometry``          arm -> ``figures`` (name -> ``value, ci95, n, higher_is_better, baseline``), ``settings``;
                       arms: ``geometry`` (after that phase), ``after``; ``pictures/geometry_<arm>.npz``
 ``export``            ``identical_logits, extra_keys, parameters`` and optionally ``stock_parameters``, ``kept``

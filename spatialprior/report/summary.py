@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spatialprior.report.ablations import (
+    HEAD,
+    ablation_rows,
+    ablation_sentences,
+    leak_line,
+    leak_statements,
+)
 from spatialprior.report.controls import control_rows, control_statements
 from spatialprior.report.figures import arm_labels, arms_of
 from spatialprior.report.geometry import geometry_statements
+from spatialprior.report.score_cards import COLUMNS, card_rows
 from spatialprior.report.verdict import (
     Statement,
     beats_blind,
@@ -65,6 +73,19 @@ def summary(report: Mapping[str, Any]) -> str:
             for task, row in tasks.items()
         ]
         parts += ["", _table(head, rows)]
+    if cards := card_rows(report):
+        parts += ["", _table(COLUMNS, [[row[name] for name in COLUMNS] for row in cards])]
+        parts += [
+            f"* {row['arm']}: {'; '.join(row['deviations'])}" for row in cards if row["deviations"]
+        ]
+    if line := leak_line(report):
+        parts += ["", line]
+    if sentences := ablation_sentences(report):
+        parts += ["", *(f"{_SIGN['neutral']} {sentence}" for sentence in sentences)]
+    if rows := ablation_rows(report):
+        shown = [(HEAD.index(cell), name) for cell, name in _ABLATION_CELLS.items()]
+        head = [name for _, name in shown]
+        parts += ["", _table(head, [[row[place] for place, _ in shown] for row in rows])]
     if controls := control_rows(report):
         head = ["recipe against", "", "their score", "difference [95 %]", "recipe is", "n / rooms"]
         keys = ("arm", "kind", "score", "gap", "says", "n")
@@ -73,8 +94,23 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def _statements(report: Mapping[str, Any]) -> list[Statement]:
-    return [*control_statements(report), *geometry_statements(report), *statements(report)]
+    return [
+        *leak_statements(report),
+        *control_statements(report),
+        *geometry_statements(report),
+        *statements(report),
+    ]
 
+
+_ABLATION_CELLS = {
+    "what is taken away": "taken away",
+    "whole": "whole",
+    "without": "without",
+    "chance": "chance",
+    "difference [95 %]": "difference [95 %]",
+    "McNemar p (Holm)": "p (Holm)",
+    "n / scenes": "n / scenes",
+}
 
 _SIGN = {"good": "+", "bad": "-", "neutral": "·"}
 

@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 1 failed, 2 asked for what does not exist."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        flags = parse(argv).flags
+        arguments = parse(argv)
+        flags = arguments.flags
         if "--help" in flags:
             print(help_text(), end="")
             return 0
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"spatialprior {spatialprior.__version__}")
             return 0
         # Not at the top: what follows may import torch, and help should not.
+        if arguments.values.get("mode") == "verify":
+            from spatialprior.run.verify import verify
+
+            return verify({**arguments.choices, **arguments.values})
         from spatialprior.run.compose import compose_run
 
         config = compose_run([text for text in argv if text not in flags])

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from spatialprior.core.injector import MissingClipFieldError, Needs
 from spatialprior.model import check_one_reserves, check_prior_names
-from spatialprior.registry import DATASETS
 from spatialprior.run.arms import CONTROL, arms_of, inference_arms_of, trainings_of
 from spatialprior.run.errors import RunError
+from spatialprior.run.leaks import check_leaks
 from spatialprior.run.schema import Component, RunConfig
+from spatialprior.run.sources import benchmark_of
 from spatialprior.run.training import Training
 
 
@@ -27,7 +27,8 @@ def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
         device: What this one computes on.
 
     Raises:
-        RunError: A setting does not go with another one, with the arms, the processes or the device.
+        RunError: A setting does not go with another one, with the arms, the processes or the device; or the
+            benchmark's scenes are in the training data.
         MissingClipFieldError: A prior needs geometry that the data does not have.
         BackboneError: The checkpoint cannot be had, or is another family's.
     """
@@ -45,6 +46,10 @@ def check_run(config: RunConfig, processes: int, device: torch.device) -> None:
         )
     if config.mode == "train":
         _check_sources(config, trainings)
+    if config.mode in ("train", "eval"):
+        with _told_as("eval"):
+            check_leaks(config, trainings)
+    if config.mode == "train":
         for priors in (*(each.priors for each in trainings), *inference_arms_of(config).values()):
             _check_priors(priors, config)
         _check_backbone(config.backbone, device)
@@ -87,14 +92,6 @@ def _check_training(each: Training, processes: int) -> None:
         f"data={each.data.kind} asks no questions, so plain SFT has nothing to learn; "
         "add instruction=rooms"
     )
-
-
-def benchmark_of(config: RunConfig) -> Any:
-    """The benchmark, on held-out questions of the kind that the run trains on where these are short."""
-    assert config.eval is not None
-    candidates = (*_parts(config.instruction), *_parts(config.data))
-    source = next(filter(_has_short_answers, candidates), config.data)
-    return config.eval.cls(config.eval.settings, source.cls(source.settings), config.seed)
 
 
 def _needs(prior: Component) -> Needs:
@@ -156,23 +153,6 @@ def _asks(source: Component | None) -> bool:
     if source is None or not source.cls.has_questions:
         return False
     return getattr(source.settings, "questions_per_clip", 1) > 0
-
-
-def _parts(source: Component | None) -> list[Component]:
-    """A source, or those that it mixes."""
-    if source is None:
-        return []
-    mixed = [
-        Component(part.kind, DATASETS.get(part.kind), part.settings)
-        for name in getattr(source.cls, "nested", {})
-        for part in getattr(source.settings, name).values()
-    ]
-    return [leaf for part in mixed for leaf in _parts(part)] or [source]
-
-
-def _has_short_answers(source: Component) -> bool:
-    """Whether a source asks questions that a benchmark can score."""
-    return source.cls.has_questions and not getattr(source.cls, "free_form", False)
 
 
 @contextmanager

@@ -31,10 +31,10 @@ def paired_difference(arm: Any, other: Any) -> dict[str, Any] | None:
     """Difference of two arms on the same questions, clustered by scene; ``None`` where one was not scored."""
     if not arm or not other:
         return None
-    theirs = {row["id"]: row["score"] for row in other["replies"]}
+    theirs = {row["id"]: row["score"] or 0.0 for row in other["replies"]}
     rows = [row for row in arm["replies"] if row["id"] in theirs]
     gap = paired_interval(
-        [row["score"] for row in rows],
+        [row["score"] or 0.0 for row in rows],
         [theirs[row["id"]] for row in rows],
         [row["source_id"] for row in rows],
     )

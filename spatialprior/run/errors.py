@@ -19,6 +19,8 @@ _EXPECTED = (
     ("spatialprior.core.sites", "SiteError"),
     ("spatialprior.core.terms", "NonFiniteLossError"),
     ("spatialprior.data.sequence", "BadFrameError"),
+    ("spatialprior.eval.cards.card", "CardError"),
+    ("spatialprior.eval.failures", "EvaluationError"),
     ("spatialprior.export.manifest", "ExportError"),
     ("spatialprior.features.encoder", "EncoderError"),
     ("spatialprior.data.media.errors", "MediaPathError"),

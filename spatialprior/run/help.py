@@ -18,6 +18,7 @@ usage: python -m spatialprior.run [GROUP=NAME ...] [setting=VALUE ...] [--cfg] [
   python -m spatialprior.run recipe=vega3d_baseline mode=correspondence   score the encoder of its prior
   python -m spatialprior.run resume=runs/RECIPE/TIME-HASH       go on with a run that was stopped
   python -m spatialprior.run resume=RUN mode=report             redo one stage: eval, export, probe, report
+  python -m spatialprior.run mode=verify card=RUN               recompute its scores from the stored replies
 
 A run with priors also trains its control (the same without them); control=none switches that off.
 

@@ -20,9 +20,10 @@ from spatialprior.data.stream import ClipStream
 from spatialprior.data.vqa import VqaClips
 from spatialprior.diagnostics.config import ProbeConfig
 from spatialprior.diagnostics.probe import probe
-from spatialprior.diagnostics.result import ProbeResult, select_layer
 from spatialprior.diagnostics.trace import trace_clip
-from spatialprior.eval.evaluator import evaluate, load_exported
+from spatialprior.eval.ablation.benchmark import Ablated
+from spatialprior.eval.ablation.names import VIEWS
+from spatialprior.eval.evaluator import evaluate, load_exported, reply_folder
 from spatialprior.eval.geometry.evaluator import evaluate_geometry
 from spatialprior.export import export_model, verify_manifest
 from spatialprior.export.handover import begin, settings_at
@@ -31,18 +32,20 @@ from spatialprior.model import SpatialModel
 from spatialprior.report.html import write_html
 from spatialprior.report.schema import jsonable, write_report
 from spatialprior.report.summary import summary
-from spatialprior.run.arms import BEFORE, CONTROL, arms_of, inference_arms_of, trainings_of
-from spatialprior.run.checks import benchmark_of, check_run
-from spatialprior.run.comparisons import comparisons
+from spatialprior.run.ablations import ablation_of
+from spatialprior.run.arms import BEFORE, arms_of, inference_arms_of, trainings_of
+from spatialprior.run.checks import check_run
 from spatialprior.run.compose import RECIPE_FILE, save_run
-from spatialprior.run.environment import commit, hardware
-from spatialprior.run.errors import RunError
+from spatialprior.run.leaks import audit_of
 from spatialprior.run.lora_targets import tell_adapted
 from spatialprior.run.out_of_memory import explained
 from spatialprior.run.processes import Processes
+from spatialprior.run.result_card import result_card
+from spatialprior.run.results import Results, predicts
 from spatialprior.run.schema import Component, RunConfig, plain
+from spatialprior.run.sources import benchmark_of
 from spatialprior.run.stages import Stages
-from spatialprior.run.training import MAIN, Training
+from spatialprior.run.training import Training
 from spatialprior.train.accelerator import make_accelerator
 from spatialprior.train.checkpoint import Checkpoints
 from spatialprior.train.tracking import open_tracker
@@ -50,8 +53,8 @@ from spatialprior.train.trainer import CHECKPOINTS, Trainer
 
 _REDONE = {
     "probe": ("probe", "trace"),
-    "eval": ("eval", "geometry"),
-    "export": ("export", "probe", "trace", "eval", "geometry"),
+    "eval": ("eval", "leaks", "geometry"),
+    "export": ("export", "probe", "trace", "eval", "leaks", "geometry"),
 }
 """Mode -> stages that it does again on a finished run."""
 
@@ -98,6 +101,7 @@ class Pipeline:
         )
         self.arms = arms_of(config, folder)
         self.inference_arms = inference_arms_of(config)
+        self._results = Results(config, self.folder, self.stages, self.accelerator.device)
 
     def run(self) -> dict[str, Any]:
         """All stages in order; returns what went into ``report.json``."""
@@ -108,17 +112,19 @@ class Pipeline:
         for each in trainings_of(self.arms):
             self.stages.run(f"train/{each.name}", partial(self._train, each), together=True)
             self.stages.run(f"export/{each.name}", partial(self._export, each))
-            if self._predicts(each):
+            if predicts(self.config, each):
                 self.stages.run(f"geometry/{each.title}", partial(self._geometry, each))
             if not each.phase:
                 self._look(each.name, each.export)
         if self.config.eval is not None:
             for name, priors in self.inference_arms.items():
                 self.processes.from_first(partial(self._forget_changed, name, priors))
-                self.stages.run(
-                    f"eval/{name}", partial(self._eval, name, self.arms[0].export, priors)
-                )
-        report = self._report()
+                score = partial(self._eval, name, self.arms[0].export, priors)
+                self.stages.run(f"eval/{name}", score, together=True)
+            for name in self.config.eval.settings.ablate:
+                self._ablate(name)
+            self.stages.run("leaks", self._leaks)
+        report = self._results.report()
         if self.processes.first:
             report = write_report(report, self.folder / "report.json")
             write_html(report, self.folder)
@@ -149,7 +155,8 @@ class Pipeline:
             self.stages.run(f"probe/{name}/other_rope", partial(self._probe_other_rope, checkpoint))
             self.stages.run(f"trace/{name}", lambda: self._trace(name, checkpoint))
         if self.config.eval is not None:
-            self.stages.run(f"eval/{name}", lambda: self._eval(name, checkpoint))
+            score = partial(self._eval, name, checkpoint)
+            self.stages.run(f"eval/{name}", score, together=True)
 
     def _base(self) -> Path:
         """The starting point as an exported folder: what is scored is always what would ship."""
@@ -213,31 +220,48 @@ class Pipeline:
 
     def _trace(self, name: str, checkpoint: Path) -> None:
         backbone = self._load(checkpoint)
-        layer = self._layer(name)
+        layer = self._results.layer(name)
         trace = trace_clip(
             backbone, backbone.encoder(), self._test_clips[0], layer, self.config.probe
         )
         trace.save(self.folder / "pictures" / f"{name}.npz")
 
+    def _ablate(self, name: str) -> None:
+        """Score the recipe's export once more without something, where that can be done."""
+        ablation, export = ablation_of(self.config, name), self.arms[0].export
+        if ablation.reason is None:
+            benchmark = Ablated(self._benchmark, name) if name in VIEWS else self._benchmark
+            work = partial(self._eval, ablation.arm, export, ablation.changed, benchmark)
+            self.stages.run(f"eval/{ablation.arm}", work, together=True)
+
+    def _leaks(self) -> dict[str, Any]:
+        return audit_of(self.config, trainings_of(self.arms)).to_dict()
+
     def _eval(
-        self, name: str, checkpoint: Path, changed: dict[str, Component] | None = None
+        self,
+        name: str,
+        checkpoint: Path,
+        changed: dict[str, Component] | None = None,
+        benchmark: Any = None,
     ) -> dict[str, Any]:
+        benchmark = benchmark or self._benchmark
+        out = reply_folder(self.folder / "replies" / name, self._benchmark)
         result = evaluate(
             checkpoint,
-            self._benchmark,
+            benchmark,
             backbone=self.config.backbone.cls,
             settings=self.config.backbone.settings,
-            out=self.folder / "replies" / name,
+            out=out,
             device=self.accelerator.device,
             label=f"score {name}",
             changes={prior: c.settings for prior, c in (changed or {}).items()},
+            workers=self.processes.workers(self.folder),
         )
-        return {"tasks": result.to_dict(), "replies": result.replies, "settings": result.settings}
-
-    def _predicts(self, each: Training) -> bool:
-        """Whether what a training exports says something of geometry, and that is to be scored."""
-        able = any(prior.cls.prediction_settings is not None for prior in each.priors.values())
-        return able and self.config.geometry.clips > 0 and self.config.data.cls.has_geometry
+        kept = result.kept()
+        if not self.processes.first:  # the first has all replies
+            return kept
+        run = self.config, self.folder, self.accelerator.device, self.processes.count
+        return kept | {"card": result_card(result, benchmark, name, checkpoint, out, *run)}
 
     def _geometry(self, each: Training) -> dict[str, Any] | None:
         settings = self.config.geometry
@@ -326,67 +350,6 @@ class Pipeline:
             **each.content(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-    # --- report ---------------------------------------------------------------------------
-
-    def _result(self, stage: str) -> Any:
-        def missing() -> Any:
-            raise RunError(f"stage {stage} has not run; resume={self.folder} without mode first")
-
-        return self.stages.run(stage, missing)
-
-    def _probe_result(self, name: str, split: str) -> ProbeResult:
-        return ProbeResult.from_dict(self._result(f"probe/{name}/{split}"))
-
-    def _layer(self, name: str) -> int:
-        """The layer that did best on validation clips; the figure is then taken on test clips."""
-        return select_layer(self._probe_result(name, "val"))
-
-    def _probe_figures(self, name: str) -> dict[str, Any]:
-        """An arm's entry in the report: test figures at the layer chosen on validation clips."""
-        layer = self._layer(name)
-        other = self._probe_result(name, "other_rope")
-        return {
-            **self._probe_result(name, "test").at_layer(layer),
-            "other_rope": {
-                "rope": other.settings["rope"],
-                "pck": other.pck_by_layer[layer],
-                "confidence_correlation": other.confidence_correlation_by_layer[layer],
-                "pck_by_layer": other.pck_by_layer,
-            },
-        }
-
-    def _report(self) -> dict[str, Any]:
-        config = self.config
-        names = [BEFORE, *(arm.name for arm in self.arms)]
-        scored = [*names, *self.inference_arms]
-        scores = {name: self._result(f"eval/{name}") for name in scored} if config.eval else {}
-        seconds = self.stages.seconds()
-        return {
-            "recipe": config.recipe,
-            "size": config.size,
-            "seed": config.seed,
-            "data": config.data.kind,
-            "method": " + ".join(config.priors) or ("VQA" if config.vqa.enabled else "SFT"),
-            "priors": list(config.priors),
-            "commit": commit(),
-            "hardware": hardware(self.accelerator.device),
-            "seconds": {**seconds, "total": sum(seconds.values())},
-            "peak_rss_bytes": self.stages.peak_rss_bytes(),
-            "probe": {name: self._probe_figures(name) for name in names if config.probe.test_clips},
-            "eval": scores.get(MAIN, {}).get("tasks", {}),
-            "eval_control": scores.get(CONTROL, {}).get("tasks", {}),
-            "eval_before": scores.get(BEFORE, {}).get("tasks", {}),
-            **comparisons(scores, set(self.inference_arms)),
-            "geometry": {
-                each.title: self._result(f"geometry/{each.title}")
-                for each in trainings_of(self.arms)
-                if self._predicts(each)
-            },
-            "export": self._result(f"export/{MAIN}"),
-            "replies": scores.get(MAIN, {}).get("replies", []),
-            "config": config.to_dict(),
-        }
 
 
 def _first(clips: ClipDataset, count: int) -> list[MultiViewClip]:

@@ -1,7 +1,7 @@
 """The processes of one run: what the first decides for all, and who failed first.
 
-Only training is done by all processes together. The rest is the first one's, and the others wait for its
-result on disk rather than in a collective, which would time out during a long probe.
+Only training and scoring are done by all processes together. The rest is the first one's, and the others wait
+for its result on disk rather than in a collective, which would time out during a long probe.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from spatialprior.eval.workers import Workers
 from spatialprior.run.errors import RunError, is_expected, one_line
 
 if TYPE_CHECKING:
@@ -90,6 +92,11 @@ class Processes:
         if not self.first:
             self.wait_for(folder, folder, _PATIENCE)
         return folder
+
+    def workers(self, run_folder: Path) -> Workers:
+        """These processes as those that share a scoring."""
+        wait_for = partial(self.wait_for, run_folder=run_folder)
+        return Workers(self.rank, self.count, first=self.from_first, wait_for=wait_for)
 
     def failed(self, folder: Path, error: BaseException) -> BaseException:
         """Record that this process failed; returns the error to raise, which names the first cause.

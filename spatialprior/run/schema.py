@@ -95,9 +95,11 @@ class RunSettings:
         hardware: Name of the chosen ``scale``.
         seed: Seeds initialisation, clip order and sampling.
         mode: ``train`` is the whole path; ``plan`` says what it would cost, ``correspondence`` scores encoder
-            features, and both train nothing; the others redo one stage of the run named by ``resume``.
+            features, and both train nothing; ``verify`` recomputes the scores of ``card``; the others redo one
+            stage of the run named by ``resume``.
         output_root: Run folders are made below it.
         resume: A run folder to continue, or whose stage to redo.
+        card: A result card for ``mode=verify``, or a folder with some below it.
         control: ``sft`` also trains the same run without priors; ``none`` does not.
         arms: Further trainings of the recipe, name -> prior -> settings changed.
         inference_arms: Further scorings of the trained recipe, in the same form.
@@ -110,9 +112,12 @@ class RunSettings:
     size: str
     hardware: str
     seed: int = 0
-    mode: Literal["train", "eval", "export", "probe", "report", "plan", "correspondence"] = "train"
+    mode: Literal[
+        "train", "eval", "export", "probe", "report", "plan", "correspondence", "verify"
+    ] = "train"
     output_root: str = "runs"
     resume: str | None = None
+    card: str | None = None
     control: Literal["sft", "none"] = "sft"
     arms: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     inference_arms: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -129,7 +134,10 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not self.output_root.strip():
             raise ValueError("output_root is empty: give a folder, such as output_root=runs")
-        if self.mode not in ("train", "plan", "correspondence") and self.resume is None:
+        if (self.card is None) is (self.mode == "verify"):
+            raise ValueError("card=PATH goes with mode=verify, and with no other mode")
+        alone = ("train", "plan", "correspondence", "verify")
+        if self.mode not in alone and self.resume is None:
             raise ValueError(f"mode={self.mode} needs a finished run: add resume=RUN_FOLDER")
 
 
@@ -175,6 +183,7 @@ class RunConfig(RunSettings):
             "mode",
             "output_root",
             "resume",
+            "card",
             "wandb",
             "plan",
             "correspondence",

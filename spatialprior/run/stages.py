@@ -44,6 +44,7 @@ class Stages:
         if not self.processes.first:
             if together and not done:
                 work()
+                _let_go()
             self.processes.wait_for(path, self.folder.parent)
             done = True
         if done:

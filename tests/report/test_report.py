@@ -247,3 +247,46 @@ def test_verdict_tells_what_training_forgot(kept: bool, told: bool) -> None:
     report = {"eval": {"count": row(0.2 if kept else -0.1)}, "eval_before": {"count": row(0.2)}}
     said = [s.lead for s in statements(report) if "cost answers" in s.lead]
     assert bool(said) is told
+
+
+def test_protocol_stands_beside_the_scores(report: dict[str, Any], folder: Path) -> None:
+    figure = {"value": 0.5, "ci95": [0.4, 0.6]}
+    card = {
+        "benchmark": "vsi_bench",
+        "version": "1",
+        "split": "full",
+        "protocol": "official",
+        "rule": "saner",
+        "deviations": ["frames is 8, not <32>"],
+        "headline": {"name": "overall", "value": 0.25, "ci95": None},
+        "micro": figure,
+        "macro": {"value": 0.125, "ci95": None},
+        "n": 5130,
+        "parse_failure_rate": 0.0625,
+        "unscored": {"judge": 7},
+        "errors": 3,
+        "file": "replies/after/card.json",
+    }
+    plain = card | {
+        "rule": "official",
+        "deviations": [],
+        "unscored": {},
+        "parse_failure_rate": None,
+    }
+    cards = {"after": card, "zero_features": plain}
+    page = render(report | {"cards": cards}, folder)
+    for text in (
+        "vsi_bench full: official, rule saner*",
+        "recipe deviates from the protocol: frames is 8, not &lt;32&gt;.",
+        "overall 0.250",
+        "0.500 [0.400, 0.600]",
+        "<td>6.2%</td><td>7</td><td>3</td><td>replies/after/card.json</td>",
+        "which count as 0: 7 x judge",
+        "<td>zeros for features</td><td>vsi_bench full: official</td>",
+    ):
+        assert text in page, text
+    lines = summary(report | {"cards": cards}).splitlines()
+    (row,) = [line for line in lines if line.startswith("recipe  ")]
+    assert "official, rule saner*" in row and "5130" in row and "6.2%" in row
+    assert "* recipe: frames is 8, not <32>" in lines
+    assert "Under which protocol" not in render(report, folder)

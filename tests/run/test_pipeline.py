@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from spatialprior.model import PriorNameError
+from spatialprior.run.__main__ import main
 from spatialprior.run.compose import compose_run
 from spatialprior.run.errors import ConfigError, RunError, is_expected
 from spatialprior.run.pipeline import Pipeline, run_folder
@@ -86,6 +87,22 @@ def test_run_folder_is_complete(finished):
         assert [line["step"] for line in lines] == [1, 2]
         assert ("raw/gasp/corr" in lines[0]) == (sub != "control")
         assert ("raw/gasp/depth" in lines[0]) == (sub == ".")
+
+
+def test_every_score_has_a_card_that_verifies(finished, capsys):
+    folder, report = finished
+    assert report["cards"].keys() == ARMS
+    for arm, card in report["cards"].items():
+        written = json.loads((folder / card["file"]).read_text())
+        assert written["run"]["arm"] == arm and written["data"]["split"] == "test"
+        priors = (
+            {} if arm in ("before", "control") else {"gasp": {"kind": "Gasp", "export": "discard"}}
+        )
+        assert written["model"]["priors"] == priors
+        assert card["protocol"] == "own" and card["n"] == 8 and card["errors"] == 0
+    assert main(["mode=verify", f"card={folder}"]) == 0
+    assert capsys.readouterr().out.count("\nverified") == len(ARMS) + 3  # views taken away
+    assert "Under which protocol" in (folder / "report.html").read_text()
 
 
 def test_arms_start_alike_and_see_the_same_clips(finished):

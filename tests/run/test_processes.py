@@ -77,6 +77,24 @@ def test_a_crash_of_one_process_ends_the_run_and_names_the_cause(how, world):
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_processes_answer_together_and_one_alone_gives_the_same_replies(world):
+    scored = [*(a for a in world if a != "eval=null"), "eval.clips=6", "eval.lookup_clips=4"]
+    done = launch(
+        ["-m", "spatialprior.run"], [*scored, "eval.questions_per_clip=4", "eval.batch=4"]
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = Path(re.search(r"run folder: (.*)", done.stdout)[1])
+    files = sorted((folder / "replies").rglob("*.*"))
+    assert [path.name for path in files] == ["replies.jsonl"] * 2
+    together = [path.read_bytes() for path in files]
+    assert all(text.count(b"\n") == 25 for text in together)
+    for path in files:
+        path.unlink()
+    Pipeline(compose_run([f"resume={folder}", "mode=eval"]), folder).run()
+    assert [path.read_bytes() for path in files] == together
+
+
 # --- without a launch ---------------------------------------------------------------------------
 
 

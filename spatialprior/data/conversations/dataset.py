@@ -15,6 +15,7 @@ from spatialprior.data.conversations.files import instruction_files
 from spatialprior.data.conversations.index import open_index
 from spatialprior.data.conversations.reader import RecordReader
 from spatialprior.data.dataset import Split
+from spatialprior.data.scenes import Scenes
 from spatialprior.data.shuffled import ShuffledPasses
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -92,18 +93,29 @@ class LlavaJson:
         Raises:
             ValueError: No such split, or no record fell into it.
         """
-        if name not in _SPLITS:
-            raise ValueError(f"split {name!r}: there are {', '.join(_SPLITS)}")
-        which = _SPLITS.index(name)
-        edges = np.cumsum([0.0, *self.config.parts])
-        share = self._index.group / 2.0**64
-        rows = np.flatnonzero((share >= edges[which]) & (share < edges[which + 1]))
+        rows = self._rows(name)
         if not len(rows):
             raise ValueError(
                 f"no record fell into the {name} split of {self.config.path} ({len(self._index)} records); "
                 f"raise its share in parts={list(self.config.parts)}"
             )
         return LlavaClips(self._reader, rows, name, seed, self.config.on_bad)
+
+    def scenes(self, name: Split) -> Scenes:
+        """Scenes that the media paths of a split's records name."""
+        index, rows = self._index, self._rows(name)
+        chosen = np.isin(index.scene_row, rows)
+        known = index.scene_names[np.unique(index.scene[chosen])]
+        unnamed = len(rows) - len(np.unique(index.scene_row[chosen]))
+        return Scenes(frozenset(known.tolist()), unnamed)
+
+    def _rows(self, name: Split) -> NDArray[np.intp]:
+        if name not in _SPLITS:
+            raise ValueError(f"split {name!r}: there are {', '.join(_SPLITS)}")
+        which = _SPLITS.index(name)
+        edges = np.cumsum([0.0, *self.config.parts])
+        share = self._index.group / 2.0**64
+        return np.flatnonzero((share >= edges[which]) & (share < edges[which + 1]))
 
 
 class LlavaClips:

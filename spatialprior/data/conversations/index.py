@@ -21,8 +21,9 @@ from spatialprior.data.conversations.scan import scan_records
 from spatialprior.data.media.errors import MediaPathError
 from spatialprior.data.media.paths import media_key
 from spatialprior.data.rooms.cache import load_or_make
+from spatialprior.data.scenes import scene_ids
 
-_VERSION = 1
+_VERSION = 2
 _BLOCK = 1 << 16
 
 
@@ -35,6 +36,8 @@ class RecordIndex:
         file, start, length: Per record: number of its file, first byte, number of bytes.
         group: Per record, 64 bits. Records about one medium, directly or through others, share them; records
             without media share them if they are the same.
+        scene_names: Scenes that media paths name.
+        scene, scene_row: Number of a scene, and of a record that shows it.
     """
 
     files: tuple[Path, ...]
@@ -42,6 +45,9 @@ class RecordIndex:
     start: NDArray[np.int64]
     length: NDArray[np.int32]
     group: NDArray[np.uint64]
+    scene_names: NDArray[np.str_]
+    scene: NDArray[np.int32]
+    scene_row: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -91,7 +97,10 @@ def _write(files: Sequence[Path], folder: Path) -> None:
         "length": "int32",
         "media": "uint64",
         "owner": "int32",
+        "scene": "int32",
+        "scene_row": "int32",
     }
+    scenes: dict[str, int] = {}
     table = {name: _Columns(dtype) for name, dtype in columns.items()}
     row = 0
     size = sum(file.stat().st_size for file in files)
@@ -100,22 +109,27 @@ def _write(files: Sequence[Path], folder: Path) -> None:
             for start, length, record in scan_records(path, bar.update):
                 for name, value in (("file", number), ("start", start), ("length", length)):
                     table[name].add(value)
-                for medium in _media(path, start, record) or [_hash(repr(record))]:
+                paths = declared_paths(record)
+                for medium in _media(path, start, paths) or [_hash(repr(record))]:
                     table["media"].add(medium)
                     table["owner"].add(row)
+                for name in sorted(set().union(*map(scene_ids, paths))):
+                    table["scene"].add(scenes.setdefault(name, len(scenes)))
+                    table["scene_row"].add(row)
                 row += 1
     if not row:
         raise ValueError(f"no record in {', '.join(map(str, files[:3]))}")
     groups = _groups(table["media"].array(), table["owner"].array(), row)
-    for name in ("file", "start", "length"):
+    for name in ("file", "start", "length", "scene", "scene_row"):
         np.save(folder / f"{name}.npy", table[name].array(), allow_pickle=False)
+    np.save(folder / "scene_names.npy", np.array(list(scenes), np.str_), allow_pickle=False)
     np.save(folder / "group.npy", groups, allow_pickle=False)
 
 
-def _media(path: Path, start: int, record: object) -> list[int]:
+def _media(path: Path, start: int, named: Sequence[str]) -> list[int]:
     """Hashes of the media that a record names."""
     try:
-        return [_hash(media_key(text)) for text in declared_paths(record)]
+        return [_hash(media_key(text)) for text in named]
     except MediaPathError as error:
         raise MediaPathError(f"{path}, record at byte {start}: {error}") from None
 

@@ -12,6 +12,7 @@ from spatialprior.data.clip_sampler import ClipSampler, ClipSampling
 from spatialprior.data.dataset import Split
 from spatialprior.data.posed_rgbd.detect import read_sequences
 from spatialprior.data.posed_rgbd.recorded import RecordedSequence, intrinsics_matrix
+from spatialprior.data.scenes import Scenes, scene_ids
 from spatialprior.data.sequence import BadFrameError, SequencePart
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -115,6 +116,14 @@ class PosedRgbd:
             on_bad=config.on_bad,
         )
         return ClipSampler([self._part(sequence, name) for sequence in sequences], sampling, seed)
+
+    def scenes(self, name: Split) -> Scenes:
+        """Recordings of a split; the parts of one are scenes apart, unless its name is of a known form."""
+        known: set[str] = set()
+        for recording in self._of_split(name):
+            own = f"{self.config.root}/{recording.sequence_id}"
+            known |= scene_ids(own) or {f"{own}/{name}"}
+        return Scenes(frozenset(known))
 
     def check(self) -> dict[str, str]:
         """Read every frame once: bad file -> reason. For users who want to know before they train."""

@@ -20,6 +20,7 @@ from spatialprior.data.rooms.observed import CELL_PIXELS
 from spatialprior.data.rooms.questions import make_questions, resolve_tasks
 from spatialprior.data.rooms.render import write_rooms
 from spatialprior.data.rooms.sequence import RenderedRooms
+from spatialprior.data.scenes import Scenes
 
 FIRST_SEED: dict[str, int] = {"train": 0, "val": 200_000, "test": 900_000}
 """Room seeds of each split start here: rooms are never shared between splits."""
@@ -74,10 +75,7 @@ class Rooms:
     def split(self, name: Split, seed: int) -> RoomClips:
         """The named split, rendered (or found in the cache) now; ``seed`` decides views and questions."""
         c = self.config
-        rooms = {"train": c.train_rooms, "val": c.val_rooms, "test": c.test_rooms}
-        if name not in rooms:
-            raise ValueError(f"split {name!r}: the rooms have {', '.join(rooms)}")
-        seeds = range(FIRST_SEED[name], FIRST_SEED[name] + rooms[name])
+        seeds = self._seeds(name)
         key = json.dumps(
             [source_digest(), seeds.start, len(seeds), c.frames_per_room, c.image_size]
         )
@@ -92,6 +90,17 @@ class Rooms:
         rendered = RenderedRooms(seeds, c.frames_per_room, opener)
         _ = rendered.arrays  # render here, once, rather than in every loader process
         return RoomClips(rendered, c, seed)
+
+    def scenes(self, name: Split) -> Scenes:
+        """The rooms of a split; none is rendered."""
+        return Scenes(frozenset(f"rooms/room{seed}" for seed in self._seeds(name)))
+
+    def _seeds(self, name: Split) -> range:
+        c = self.config
+        rooms = {"train": c.train_rooms, "val": c.val_rooms, "test": c.test_rooms}
+        if name not in rooms:
+            raise ValueError(f"split {name!r}: the rooms have {', '.join(rooms)}")
+        return range(FIRST_SEED[name], FIRST_SEED[name] + rooms[name])
 
 
 class RoomClips:

@@ -16,6 +16,10 @@ def mean_relative_accuracy(said: float, truth: float, *, strict: bool = False) -
     Raises:
         ZeroDivisionError: ``truth`` is 0.
     """
-    error = abs(said - truth) / truth
+    return share_of_tolerances(abs(said - truth) / truth, strict=strict)
+
+
+def share_of_tolerances(error: float, *, strict: bool = False) -> float:
+    """Share of θ with ``error <= 1 - θ``, in float64 (``<`` where ``strict``)."""
     met = error < 1 - THRESHOLDS if strict else error <= 1 - THRESHOLDS
     return float(met.mean())

@@ -12,9 +12,9 @@ def first_word(reply: str) -> str:
     return reply.split(" ")[0].rstrip(".").strip()
 
 
-def to_float(text: str) -> float | None:
+def to_float(text: str | float) -> float | None:
     """``float(text)``, ``None`` where it is no number; takes what Python takes, such as ``1_0`` and ``nan``."""
     try:
         return float(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter: an int of more than 308 digits
         return None

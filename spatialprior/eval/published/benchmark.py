@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from spatialprior.core.clip import MultiViewClip, Question
+from spatialprior.data.scenes import Scenes, scene_ids, scenes_of
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Graded, Item, LazyViews
 from spatialprior.eval.published.media import Media, read_clip
 from spatialprior.eval.published.reading import read_records
 from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.spec import ProtocolSpec, Spec, read_spec
 from spatialprior.registry import suggest
+
+_READING = ("rule", "headline", "source", "notes", "revision", "deviations")
+"""Fields of a protocol that say how replies are read, not how they are asked for."""
 
 
 class PublishedBenchmark(Benchmark):
@@ -161,6 +165,10 @@ class PublishedBenchmark(Benchmark):
             "deviations": self.deviations(),
         }
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        return {name: value for name, value in self.protocol.items() if name not in _READING}
+
     def deviations(self) -> list[str]:
         """In what this scoring differs from its protocol, a sentence each."""
         protocol, config = self._protocol, self.config
@@ -206,6 +214,18 @@ class PublishedBenchmark(Benchmark):
     @property
     def num_items(self) -> int:
         return len(self.records)
+
+    def scenes(self) -> Scenes:
+        """Scenes named by :meth:`scene`, or else by the paths of a record's media; nothing is decoded."""
+        return scenes_of(self._named(record) for _, record in self.records)
+
+    def _named(self, record: Record) -> str:
+        scene = self.scene(record)
+        if scene_ids(scene):
+            return scene
+        media = self.media(record)
+        paths = [media.video, *(p if isinstance(p, str) else None for p in media.pictures)]
+        return " ".join([scene, *filter(None, paths)])
 
     def items(self) -> Iterator[Item]:
         """Every question; those about one clip after each other, in the order of the clips' first questions."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from spatialprior.core.clip import MultiViewClip
-from spatialprior.data.media import find_media, read_image, read_video_frames
-from spatialprior.data.media.images import as_view
+from spatialprior.data.media import BadMediaError, find_media, read_image, read_video_frames
+from spatialprior.data.media.images import as_view, frame_files
 from spatialprior.eval.published.spec import ProtocolSpec
 
 Picture = str | bytes | Mapping[str, Any]
@@ -29,15 +30,17 @@ class Media:
         key: Names them: records with one key show the same views.
         pictures: In order.
         video: Path below ``root``, in place of pictures.
+        folder: Likewise a folder with a picture a frame; pictures that are no JPEG are depth maps beside them.
     """
 
     key: str
     pictures: tuple[Picture, ...] = ()
     video: str | None = None
+    folder: str | None = None
 
     def num_views(self, frames: int | None) -> int:
         """How many views there will be, at most."""
-        return len(self.pictures) if self.video is None else frames or 0
+        return len(self.pictures) if self.video is self.folder is None else frames or 0
 
 
 def read_clip(
@@ -50,13 +53,17 @@ def read_clip(
         root: The data's folder; no path leads out of it.
         source_id: Scene of the clip.
         protocol: Its ``max_side`` and ``resize``.
-        frames: Of a video, evenly from the first to the last.
+        frames: Of a video or a folder, evenly from the first to the last. A folder with fewer gives some twice,
+            as Video-3D-LLM reads it.
 
     Raises:
         BadMediaError: A file is missing or broken.
         MediaPathError: A path leads out of ``root``.
     """
-    if media.video is not None:
+    if media.folder is not None:
+        folder = find_media(media.folder, (root,), follow_links=True)
+        views = _spread(folder, frames or 32, protocol.max_side)
+    elif media.video is not None:
         path = find_media(media.video, (root,), follow_links=True)
         views = read_video_frames(path, frames or 32, max_side=protocol.max_side).views
     else:
@@ -70,6 +77,17 @@ def read_clip(
         images=torch.stack(views) if alike else tuple(views),
         frame_ids=tuple(range(len(views))),
     )
+
+
+def _spread(folder: Path, count: int, max_side: int | None) -> list[Tensor]:
+    """``count`` frames of a folder, in the order of their numbers."""
+    if not folder.is_dir():
+        raise BadMediaError(folder, "no folder of frames")
+    files = frame_files(folder)
+    files = [path for path in files if path.suffix.lower() in (".jpg", ".jpeg")] or files
+    chosen = np.linspace(0, len(files) - 1, count, dtype=int)
+    read = {index: read_image(files[index], max_side) for index in dict.fromkeys(chosen.tolist())}
+    return [read[index] for index in chosen.tolist()]
 
 
 def _picture(picture: Picture, root: Path, max_side: int | None) -> Tensor:

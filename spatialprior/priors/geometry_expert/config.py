@@ -36,6 +36,8 @@ class GeometryExpertConfig:
         attention: Who sees whom among the geometry tokens (``mixed`` is drawn for each clip and step).
         positions: ``shared``: every view at the same rotary positions, so that their order cannot matter;
             ``sequential``: one behind the other, as released.
+        at_inference: ``zero`` puts zeros in the place of the encoder's patches in evaluation mode, to see
+            whether the model uses them.
         lr_multiple: The learning rate as a multiple of the base rate.
         cache_gb, cache_dir: Room for kept features on this machine, as for VEGA-3D.
         start_from: Folder or hub id of the published G²VLM checkpoint, whose expert and heads training begins
@@ -51,6 +53,7 @@ class GeometryExpertConfig:
     loss: SceneLossConfig = field(default_factory=SceneLossConfig)
     attention: Attention = "global"
     positions: FramePositions = "shared"
+    at_inference: Literal["none", "zero"] = "none"
     lr_multiple: float = 1.0
     cache_gb: float = 20.0
     cache_dir: str | None = None

@@ -71,6 +71,8 @@ class GeometryExpert(PriorInjector):
     """Tokens of a frozen DINO, their own weights in every decoder layer, heads for points and cameras."""
 
     export_mode = ExportMode.KEEP
+    inference_settings = ("at_inference",)
+    ablations: ClassVar[dict[str, dict[str, Any]]] = {"zero_prior": {"at_inference": "zero"}}
     local_settings = ("cache_gb", "cache_dir", "start_from", "start_revision")
     prediction_settings: ClassVar[dict[str, Any]] = {"stage": "geometry"}
     identity_at_attach = False
@@ -269,6 +271,8 @@ class GeometryExpert(PriorInjector):
         features = context.features
         if features is None:
             features = self._trained_features(context.pixels, tokens)
+        if not self.training and self.config.at_inference == "zero":
+            features = torch.zeros_like(features)
         own = self.projector(features.to(self.projector.weight.dtype))
         return F.pad(own, (0, tokens.shape[-1] - self.width)).to(tokens.dtype)
 

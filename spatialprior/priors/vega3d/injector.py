@@ -51,6 +51,10 @@ class Vega3d(PriorInjector):
 
     export_mode = ExportMode.KEEP
     inference_settings = ("at_inference",)
+    ablations: ClassVar[dict[str, dict[str, Any]]] = {
+        "zero_prior": {"at_inference": "zero"},
+        "other_scene_prior": {"at_inference": "other_scene"},
+    }
     local_settings = ("cache_gb", "cache_dir")
     chosen: ClassVar[dict[str, type]] = {"encoder": EncoderChoice}
     """Settings that hold one component, for whoever reads recipes."""

@@ -1,0 +1,1 @@
+"""Result cards: one file a score that says all behind it, and can be recomputed from the stored replies."""
