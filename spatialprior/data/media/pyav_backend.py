@@ -14,7 +14,9 @@ from spatialprior.data.media.errors import BadMediaError
 from spatialprior.data.media.frame_times import TIME_MARGIN, frame_times
 from spatialprior.data.media.video import Decoded
 
-_CONVERTS_IN_THREADS = int(av.__version__.partition(".")[0]) >= 17  # lmms-eval 0.7.3 asks for one below 16
+_CONVERTS_IN_THREADS = (
+    int(av.__version__.partition(".")[0]) >= 17
+)  # lmms-eval 0.7.3 asks for one below 16
 
 
 def read(path: Path, count: int, fps: float | None, threads: int, complete: float) -> Decoded:

@@ -1,7 +1,7 @@
-"""``python -m spatialprior.eval.lmms.compare``: one set of replies, scored by lmms-eval and by us, item by item.
+"""``python -m spatialprior.eval.lmms.compare``: one set of replies, scored by lmms-eval and by us.
 
-``--benchmark vsi_bench --tasks vsibench --data FOLDER --replies replies.jsonl``. The replies are given to lmms-eval
-by its replay model, and to our rule of the benchmark together with the same document.
+``--benchmark vsi_bench --tasks vsibench --data FOLDER --replies replies.jsonl``. lmms-eval gets the
+replies from our replay model; our rule of the benchmark gets each with the same document.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""``python -m spatialprior.eval.lmms.forgetting``: what a training forgot of general picture and video questions.
+"""``python -m spatialprior.eval.lmms.forgetting``: what a training forgot of general questions.
 
-``--export A --base B --tasks videomme,tempcompass_mc,nextqa_mc_test --data FOLDER --out OUT`` scores the export and
-the checkpoint that its training started from with lmms-eval, on the same documents, and writes the paired
-differences with their 95 % intervals (``forgetting.json``, ``forgetting.md``).
+``--export A --base B --tasks videomme,tempcompass_mc,nextqa_mc_test --data FOLDER --out OUT`` scores the
+export and the checkpoint that its training started from with lmms-eval, on the same documents, and writes the
+paired differences with their 95 % intervals (``forgetting.json``, ``forgetting.md``).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from spatialprior.eval.lmms.errors import LmmsError
 
 TESTED = "0.7.3"
-INSTALL = f'pip install "spatialprior[lmms-eval]" && pip install --no-deps lmms-eval=={TESTED}'
+INSTALL = 'pip install "spatialprior[lmms-eval,video]"'
 
 
 def version() -> str:

@@ -13,7 +13,10 @@ from spatialprior.eval.lmms.installed import tasks_folder, version
 from spatialprior.eval.lmms.tasks import LocalTasks, local_tasks, set_environment
 
 _OF_ALL = frozenset(
-    "doc_id doc target arguments resps filtered_resps token_counts doc_hash input_media".split()
+    {
+        *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps"),
+        *("token_counts", "doc_hash", "input_media"),
+    }
 )
 _SCORES = (
     "score",
@@ -36,7 +39,7 @@ class LmmsItem:
         task: Of lmms-eval.
         doc_id: Its row number.
         document: Its columns, without pictures.
-        reply: What was scored.
+        reply: What the task's own rule was given: lmms-eval strips white space around it.
         score: What lmms-eval gave; ``None`` where its metric has no score for one item.
         judged: Its rules did not read the reply, and it would ask a paid judge.
     """
@@ -131,14 +134,14 @@ def _item(task: str, sample: Mapping[str, Any]) -> LmmsItem:
         task=task,
         doc_id=int(sample["doc_id"]),
         document=sample["doc"],
-        reply=str(sample["filtered_resps"][0]),
+        reply=str(sample["filtered_resps"][0]).strip(),
         score=scores[0] if scores else None,
         judged=any(isinstance(m, Mapping) and m.get("match_success") is False for m in metrics),
     )
 
 
 def score_of(metric: Any) -> float | None:
-    """What one item is worth, from what a task returns for it under a metric; ``None`` where that is not told."""
+    """What one item is worth, from what a task returns for it under a metric; ``None`` where nothing says."""
     if isinstance(metric, (bool, int, float)):
         return float(metric)
     if isinstance(metric, Mapping):

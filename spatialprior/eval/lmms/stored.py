@@ -19,9 +19,9 @@ _SHAPE = 'expected {"task", "doc_id", "reply"} or {"id", "reply", "record"}'
 class StoredReplies:
     """Replies of one model.
 
-    Lines are ``{"task", "doc_id", "reply"}`` (lmms-eval's task and row number), or ours, as an evaluation writes
-    them: ``{"id", "reply", "record"}`` with the benchmark's id and some columns of its record. A first line
-    ``{"identity": ...}`` is passed over.
+    Lines are ``{"task", "doc_id", "reply"}`` (lmms-eval's task and row number), or ours, as an evaluation
+    writes them: ``{"id", "reply", "record"}`` with the benchmark's id and some columns of its record. A first
+    line ``{"identity": ...}`` is passed over.
 
     Attributes:
         path: The file.

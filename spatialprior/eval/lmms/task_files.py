@@ -1,4 +1,4 @@
-"""YAML of lmms-eval's tasks: finding a task's folder, and rewriting its files with ``!function`` kept as text."""
+"""YAML of lmms-eval's tasks: finding a task's folder, and rewriting its files, ``!function`` kept as text."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Tasks of the installed lmms-eval on local data: copied at run time, pointed to a folder, known faults mended.
+"""Tasks of the installed lmms-eval on local data: copied at run time, pointed to it, known faults mended.
 
-``python -m spatialprior.eval.lmms.tasks --tasks vsibench,blink --data FOLDER --out TASKS`` writes such copies for
-lmms-eval's own command line (``--include_path TASKS``), where they are called ``local_vsibench`` and so on: of two
-tasks with one name, lmms-eval takes its own.
+``python -m spatialprior.eval.lmms.tasks --tasks vsibench,blink --data FOLDER --out TASKS`` writes such copies
+for lmms-eval's own command line (``--include_path TASKS``), where they are called ``local_vsibench`` and so on:
+of two tasks with one name, lmms-eval takes its own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def local_tasks(
     """Copy the folders of tasks, so that they read ``data`` and nothing else.
 
     ``data`` holds a snapshot of each data set under the last part of its hub name (``BLINK``, ``VSI-Bench``,
-    ``Video-MME``), and media where the task looks for them below ``HF_HOME`` (``vsibench/<dataset>/<scene>.mp4``).
+    ``Video-MME``), and media where the task looks for them below ``HF_HOME``
+    (``vsibench/<dataset>/<scene>.mp4``).
 
     Args:
         names: Tasks, groups, or names of tasks' files.
@@ -163,7 +164,7 @@ def _check(folder: Path, name: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0 done, 2 asked for what does not exist."""
     parser = argparse.ArgumentParser(
-        prog="python -m spatialprior.eval.lmms.tasks", description=local_tasks.__doc__
+        prog="python -m spatialprior.eval.lmms.tasks", description=__doc__
     )
     parser.add_argument("--tasks", required=True, help="names, separated by commas")
     parser.add_argument("--data", required=True, type=Path, help="folder of snapshots and media")
