@@ -108,7 +108,11 @@ class QwenVL(HFBackbone):
         grids = {name: inputs[name] for name in _GRIDS if name in inputs}
         if not grids and batch.branches is None:
             return place_in_row(batch).expand(3, -1, -1)
-        mask = inputs["attention_mask"] if batch.branches is None else (batch.branches == 0).long()
+        mask = inputs["attention_mask"]
+        if batch.branches is not None:
+            # One token of a branch too: where text goes on behind a video, its largest position does not say.
+            first = (batch.branches > 0).long().cumsum(1).eq(1) & (batch.branches > 0)
+            mask = ((batch.branches == 0) | first).long()
         positions: Tensor
         positions, _ = self.hf.model.get_rope_index(
             input_ids=inputs["input_ids"],
@@ -118,7 +122,7 @@ class QwenVL(HFBackbone):
         )
         if batch.branches is None:
             return positions
-        start = (positions.amax(dim=(0, 2)) + 1).unsqueeze(1)
+        start = (positions[0] * first).amax(1, keepdim=True)
         return torch.where(batch.branches > 0, start + place_in_branch(batch.branches), positions)
 
     def rotary(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:

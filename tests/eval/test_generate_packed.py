@@ -57,6 +57,23 @@ def test_same_replies_as_one_question_at_a_time(backbone: Qwen2_5VL) -> None:
     assert all(replies for replies in expected)
 
 
+def test_text_behind_a_long_video_goes_on_where_the_stock_model_lets_it() -> None:
+    """There the largest position is a moment's, beyond that of the text that follows."""
+    backbone = Qwen2_5VL.load(Qwen2_5VL.Config(frames="video")).eval()
+    encoder, clip = backbone.encoder(), clips()[0]
+    long = MultiViewClip("v", "v", clip.images.repeat(8, 1, 1, 1), tuple(range(16)))
+    one = long.with_questions(clip.questions[:1])
+    packed = backbone.position_ids(encoder.packed_prompts([one]))
+    alone = backbone.position_ids(encoder.prompts([one]))
+    assert torch.equal(packed, alone)
+    assert int(alone.max()) > int(alone[..., -1].max())
+    two = encoder.packed_prompts([long.with_questions(clip.questions[:2])])
+    starts = backbone.position_ids(two)[0, 0][
+        [int((two.branches[0] == k).long().argmax()) for k in (1, 2)]
+    ]
+    assert starts[0] == starts[1]
+
+
 def test_a_stop_token_ends_one_branch_and_not_the_others(
     backbone: Qwen2_5VL, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,10 @@ from spatialprior.data.media.errors import BadMediaError
 from spatialprior.data.media.frame_times import TIME_MARGIN, frame_times
 from spatialprior.data.media.video import Decoded
 
+_CONVERTS_IN_THREADS = (
+    int(av.__version__.partition(".")[0]) >= 17
+)  # lmms-eval 0.7.3 asks for one below 16
+
 
 def read(path: Path, count: int, fps: float | None, threads: int, complete: float) -> Decoded:
     """Decode up to ``count`` frames; see :func:`~spatialprior.data.media.video.read_video_frames`."""
@@ -92,11 +96,12 @@ def _run(
 ) -> None:
     """Decode from where the container stands until the last wanted tick is past."""
     left = set(wanted) - found.keys()
+    options = {"threads": threads} if _CONVERTS_IN_THREADS else {}
     for frame in container.decode(stream):
         tick = frame.dts if frame.pts is None else frame.pts
         if tick in left:
             left.discard(tick)
-            rgb = reformatter.reformat(frame, format="rgb24", threads=threads).to_ndarray()
+            rgb = reformatter.reformat(frame, format="rgb24", **options).to_ndarray()
             found[tick] = np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90))
         if not left or (tick is not None and tick > wanted[-1]):
             return
