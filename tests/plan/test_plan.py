@@ -51,7 +51,7 @@ def measured(config):
     ("priors", "checkpointing"),
     [
         ("[gasp]", "none"),
-        ("[]", "nonreentrant"),
+        pytest.param("[]", "nonreentrant", marks=pytest.mark.slow),
         pytest.param("[gasp]", "nonreentrant", marks=pytest.mark.slow),
         pytest.param("[]", "none", marks=pytest.mark.slow),
     ],
@@ -175,6 +175,7 @@ def test_several_nodes_must_say_how_many():
         number_of_gpus(run("scale=multinode"))
 
 
+@pytest.mark.slow
 def test_a_prior_that_looks_at_values_is_named_in_one_line(planner, monkeypatch):
     def losses(self, taps, context):
         return [taps.popitem()[1].detach().sum().item()]

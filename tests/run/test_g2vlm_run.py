@@ -109,6 +109,7 @@ def test_the_export_answers_and_predicts(finished):
     assert len(scene.points_cam) == clip.num_views and scene.cam_to_world.isfinite().all()
 
 
+@pytest.mark.slow
 def test_geometry_is_scored_anew_on_demand(finished):
     folder, report = finished
     again = Pipeline(

@@ -55,7 +55,7 @@ def world(tmp_path, nano_folder):
     ]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_on_llava_json(world, llava, tmp_path, workers):
     config = compose_run(
         [

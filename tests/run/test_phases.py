@@ -230,6 +230,7 @@ def test_a_run_killed_within_each_phase_ends_with_the_same_weights(
         assert same(kept(folder / export), kept(whole / export))
 
 
+@pytest.mark.slow
 def test_a_finished_run_exports_again_to_the_same_weights(whole: Path) -> None:
     wanted = {export: weights(whole / export) for export in ("phases/join/export", "export")}
     Pipeline(compose_run([f"resume={whole}", "mode=export"]), whole).run()
@@ -237,6 +238,7 @@ def test_a_finished_run_exports_again_to_the_same_weights(whole: Path) -> None:
         assert same(weights(whole / export), tensors)
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_between_phases_and_put_in_anew(world: list[str]) -> None:
     folder = finished([*world, f"phases={{join: {JOIN}}}", "backbone.lora.rank=2"])
     pipeline = Pipeline(load_run(folder / "recipe.yaml"), folder)

@@ -169,6 +169,7 @@ def test_bad_settings_are_told_in_one_line_before_any_training(typed, message, w
     assert re.search(message, told), told
 
 
+@pytest.mark.slow
 def test_correspondence_mode(world, tmp_path, capsys):
     typed = [
         *world,
