@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spatialprior.eval.benchmark import Graded
 from spatialprior.eval.published.benchmark import PublishedBenchmark
+from spatialprior.eval.published.crash import crashed
 from spatialprior.eval.published.reading import RecordsError, read_file
-from spatialprior.eval.published.rule import Record, Scored
+from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.spec import SpecError
 from spatialprior.registry import BENCHMARKS, RegistryError, suggest
 
@@ -40,13 +42,13 @@ def score_files(
         records: One record a line in the official schema, with ``id`` (else its line number from 0 is its id).
         replies: Lines ``{"id", "variant", "reply"}``; a variant is one set of replies to the records.
         out: Lines ``{"id", "variant", "score"}``; a score is null where the rule cannot tell.
-        aggregates: Also write the benchmark's sums, by variant.
+        aggregates: Also take the benchmark's sums, by variant, and write them here.
         protocol: Whose rule.
         rule: Another rule than the protocol's.
 
     Returns:
         ``n``, ``unscored`` (reason -> how many), ``notes`` (what the sums lack on this machine) and
-        ``aggregates`` (variant -> name -> value).
+        ``aggregates`` (variant -> name -> value; empty where they are not asked for).
 
     Raises:
         ScoreError: A reply is no reply, or answers a record that is not there.
@@ -64,23 +66,28 @@ def score_files(
     lines = []
     for number, line in enumerate(read_file(replies), start=1):
         record = _record_of(line, known, f"{replies}, line {number}")
-        graded = judge.grade(record, line["reply"])
+        graded = _graded(judge, record, line["reply"])
         if graded.score is None:
             unscored[graded.unscored or "no reason given"] += 1
         variant = line.get("variant")
-        variants.setdefault(json.dumps(variant), []).append(
-            Scored(record, line["reply"], graded.score)
-        )
+        name = variant if isinstance(variant, str) else json.dumps(variant)
+        variants.setdefault(name, []).append(Scored(record, line["reply"], graded.score))
         lines.append({"id": line["id"], "variant": variant, "score": graded.score})
     _write(out, (json.dumps(line) + "\n" for line in lines))
-    sums = {_plain(name): judge.aggregates(rows) for name, rows in variants.items()}
+    notes: list[str] = judge.notes() if hasattr(judge, "notes") else []
+    sums: dict[str, dict[str, float]] = {}
+    for name, rows in variants.items() if aggregates is not None else ():
+        try:
+            sums[name] = judge.aggregates(rows)
+        except Exception as error:  # odd records; the scores themselves are written
+            notes = [*notes, f"no sums of variant {name}: {type(error).__name__}: {error}"]
     summary = {
         "benchmark": benchmark.name,
         "protocol": protocol,
         "rule": chosen,
         "n": len(lines),
         "unscored": dict(unscored),
-        "notes": judge.notes() if hasattr(judge, "notes") else [],
+        "notes": notes,
         "aggregates": sums,
     }
     if aggregates is not None:
@@ -111,9 +118,12 @@ def _record_of(line: Record, known: dict[str, Record], where: str) -> Record:
     return known[name]
 
 
-def _plain(name: str) -> str:
-    variant = json.loads(name)
-    return variant if isinstance(variant, str) else name
+def _graded(judge: Rule, record: Record, reply: str) -> Graded:
+    """One odd record costs its own score, not those of all others."""
+    try:
+        return judge.grade(record, reply)
+    except Exception as error:
+        return crashed(error)
 
 
 def _write(path: Path, lines: Iterator[str] | Sequence[str]) -> None:

@@ -157,3 +157,42 @@ def test_sums_say_what_they_lack(
         == 0
     )
     assert "note: BLEU, METEOR, ROUGE and CIDEr are left out" in capsys.readouterr().out
+
+
+def test_an_odd_record_costs_its_own_score_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{"choices": ["x", "y"], "answer": "(A)"}, {"answer": "(A)"}]
+    replies = [{"id": 1, "reply": "A"}, {"id": 0, "reply": "A"}]
+    sums = tmp_path / "sums.json"
+    assert (
+        run(tmp_path, "--benchmark=blink", f"--aggregates={sums}", records=records, replies=replies)
+        == 0
+    )
+    assert [line["score"] for line in read(tmp_path / "scores.jsonl")] == [None, 1.0]
+    said = capsys.readouterr().out
+    assert "1 x KeyError: 'choices'" in said
+    assert "note: no sums of variant null: KeyError: 'idx'" in said
+    assert json.loads(sums.read_text())["aggregates"] == {}
+
+
+def test_sums_are_taken_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, rows: object) -> None:
+        raise AssertionError("slow sums")
+
+    monkeypatch.setattr(type(VsiBench.rules["official"]), "aggregates", refuse)
+    assert run(tmp_path) == 0
+    assert len(read(tmp_path / "scores.jsonl")) == 5
+
+
+def test_variants_and_half_surrogates(tmp_path: Path) -> None:
+    sums = tmp_path / "sums.json"
+    replies = [
+        {"id": "x", "variant": 1, "reply": "\ud800"},
+        {"id": "x", "variant": "1", "reply": "B"},
+    ]
+    assert run(tmp_path, f"--aggregates={sums}", replies=replies) == 0
+    assert [line["score"] for line in read(tmp_path / "scores.jsonl")] == [0.0, 1.0]
+    assert json.loads(sums.read_text())["aggregates"]["1"]["overall"] == 0.5

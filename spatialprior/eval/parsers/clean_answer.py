@@ -35,7 +35,8 @@ def clean_answer(text: str) -> str:
     Source: LaVi-Lab/Video-3D-LLM, ``llava/eval/eval_sqa3d.py`` (after the benchmark's own code).
     """
     text = text.lower()
-    text = re.sub(" {2,}", " ", re.sub("^ +", "", re.sub(" +$", "", text)))
+    end = "\n" if text.endswith("\n") else ""  # spaces go before it, too
+    text = re.sub(" {2,}", " ", text.removesuffix(end).rstrip(" ") + end).removeprefix(" ")
     text = re.sub(r"[^a-z0-9,'\s\-:]+", "", text)
     text = _whole_words(text, _TYPOS)
     text = re.sub(r"\bo' +clock\b", "o'clock", text)

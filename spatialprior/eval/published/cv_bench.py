@@ -108,5 +108,6 @@ class CvBench(PublishedBenchmark):
 
 
 def _in_space(record: Record) -> bool:
-    """Whether the script for Omni3D scores it."""
-    return str(record.get("source", record.get("type"))) in ("Omni3D", "3D")
+    """Whether the script for Omni3D scores it: by ``type`` where the source is none of the three."""
+    source = record.get("source")
+    return source == "Omni3D" or (source not in ("ADE20K", "COCO") and record.get("type") == "3D")

@@ -58,12 +58,15 @@ def accepted(record: Record) -> list[Any]:
     Raises:
         KeyError: None is there.
     """
-    return _listed(record) or [expected(record)]
+    answers = _listed(record)
+    return [expected(record)] if answers is None else answers
 
 
-def _listed(record: Record) -> list[Any]:
+def _listed(record: Record) -> list[Any] | None:
     metadata = record.get("metadata") or {}
     answers = metadata.get("answers", record.get("answers"))
-    if answers is None or isinstance(answers, str):
-        return [] if answers is None else [answers]
+    if answers is None:
+        return None
+    if isinstance(answers, str):
+        return [answers]
     return [each["answer"] if isinstance(each, dict) else each for each in answers]

@@ -14,6 +14,7 @@ from spatialprior.eval.metrics.means import group_means
 from spatialprior.eval.parsers.lone_letter import lone_letter, lone_letter_of_last_line
 from spatialprior.eval.published.benchmark import PublishedBenchmark
 from spatialprior.eval.published.choice_rules import EasiChoice, SanerChoice
+from spatialprior.eval.published.crash import crashed
 from spatialprior.eval.published.media import Media
 from spatialprior.eval.published.rule import Record, Rule, Scored
 
@@ -61,7 +62,10 @@ class Official:
 
     def grade(self, record: Record, reply: str) -> Graded:
         said = lone_letter_of_last_line(reply)
-        return Graded(float(said == lone_letter(_truth(record))), said)
+        try:
+            return Graded(float(said == lone_letter(record["answer"])), said)
+        except (KeyError, TypeError) as error:
+            return crashed(error, said)
 
     def aggregates(self, rows: Sequence[Scored]) -> dict[str, float]:
         """The mean over items and the mean of every type (0 to 1)."""

@@ -58,6 +58,8 @@ def test_in_3d_a_text_of_one_character_counts() -> None:
     choices = {"choices": ["a", "7"]}
     assert RULES["official"].grade(record("Omni3D", **choices), "7 of them").score == 1
     assert RULES["official"].grade(record("COCO", **choices), "7 of them").score == 0
+    by_type = {**record("SUNRGBD", **choices), "type": "3D"}  # the source is none of the three
+    assert RULES["official"].grade(by_type, "7 of them").score == 1
 
 
 def test_a_crash_of_the_official_code_is_no_score() -> None:

@@ -57,6 +57,8 @@ def test_scanqa_takes_replies_letter_by_letter(record: dict[str, Any]) -> None:
     assert found == [1, 1, 0, 0, 0, 0]
     assert SCANQA.grade({"gt_response": "two"}, "two").score == 1
     assert SCANQA.grade({"answers": "two"}, "tw").score == 0  # no part of a word
+    none = {"metadata": {"answers": []}, "conversations": turns("<image> ?", "two")}
+    assert SCANQA.grade(none, "two").score == 0  # the list decides, even an empty one
 
 
 def test_records_without_an_answer_have_no_score() -> None:

@@ -101,6 +101,12 @@ def test_the_official_score(answer, reply, score):
     assert ViewSpatial.rules["official"].grade(record, reply).score == score
 
 
+@pytest.mark.parametrize("record", [{"answer": None}, {}])
+def test_without_an_answer_the_official_code_stops(record):
+    graded = ViewSpatial.rules["official"].grade({"question_type": TYPES[0], **record}, "nothing")
+    assert graded.score is None and graded.unscored
+
+
 def test_sums_by_type():
     rows = [
         Scored({"question_type": kind}, "", score)
