@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spatialprior.eval.aggregates import CRASHES
 from spatialprior.eval.published.benchmark import PublishedBenchmark
-from spatialprior.eval.published.reading import RecordsError, read_file
+from spatialprior.eval.published.reading import RecordsError, read_file, told_as_record
 from spatialprior.eval.published.rule import Record, Scored
 from spatialprior.eval.published.spec import SpecError
 from spatialprior.registry import BENCHMARKS, RegistryError, suggest
@@ -64,7 +65,8 @@ def score_files(
     lines = []
     for number, line in enumerate(read_file(replies), start=1):
         record = _record_of(line, known, f"{replies}, line {number}")
-        graded = judge.grade(record, line["reply"])
+        with told_as_record(benchmark.name, str(line["id"])):
+            graded = judge.grade(record, line["reply"])
         if graded.score is None:
             unscored[graded.unscored or "no reason given"] += 1
         variant = line.get("variant")
@@ -73,14 +75,23 @@ def score_files(
         )
         lines.append({"id": line["id"], "variant": variant, "score": graded.score})
     _write(out, (json.dumps(line) + "\n" for line in lines))
-    sums = {_plain(name): judge.aggregates(rows) for name, rows in variants.items()}
+    notes = list(judge.notes()) if hasattr(judge, "notes") else []
+    sums = {}
+    for name, rows in variants.items():
+        where = f"variant {_plain(name)}"
+        if again := len(rows) - len({id(row.record) for row in rows}):
+            notes.append(f"{where}: {again} replies to records that it has answered already")
+        try:
+            sums[_plain(name)] = judge.aggregates(rows)
+        except CRASHES as error:  # each reply has its score all the same
+            notes.append(f"{where} cannot be summed up ({type(error).__name__}: {error})")
     summary = {
         "benchmark": benchmark.name,
         "protocol": protocol,
         "rule": chosen,
         "n": len(lines),
         "unscored": dict(unscored),
-        "notes": judge.notes() if hasattr(judge, "notes") else [],
+        "notes": notes,
         "aggregates": sums,
     }
     if aggregates is not None:
@@ -105,8 +116,10 @@ def _record_of(line: Record, known: dict[str, Record], where: str) -> Record:
         raise ScoreError(f'{where}: expected {{"id": ..., "variant": ..., "reply": "..."}}')
     name = str(line["id"])
     if name not in known:
+        some = ", ".join(list(known)[:5])
         raise ScoreError(
-            f"{where}: no record has the id {name!r}; {suggest(name, list(known)[:5])}"
+            f"{where}: no record has the id {name!r}; there are {len(known)}"
+            + (f" ({some}, ...)" if some else "")
         )
     return known[name]
 
@@ -118,6 +131,8 @@ def _plain(name: str) -> str:
 
 def _write(path: Path, lines: Iterator[str] | Sequence[str]) -> None:
     """Whole or not at all."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
     opened: Any = gzip.open if path.suffix == ".gz" else open
@@ -164,6 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (ScoreError, RecordsError, SpecError, RegistryError) as error:
         print(f"spatialprior.eval.score: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"spatialprior.eval.score: cannot write: {error}", file=sys.stderr)
         return 2
     nulls = sum(summary["unscored"].values())
     print(f"{summary['n']} replies scored by {summary['rule']}, {nulls} without a score", end="")

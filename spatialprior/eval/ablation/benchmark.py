@@ -40,7 +40,7 @@ class Ablated(Benchmark):
         self.config = benchmark.config
         vars(self).update(
             name=benchmark.name,
-            version=f"{benchmark.version}+{ablation}",  # replies with and without are never mixed up
+            version=benchmark.version,  # the protocol names the ablation, so that replies are never mixed
             direction=benchmark.direction,
             multi_view=benchmark.multi_view,
             headline=benchmark.headline,

@@ -146,7 +146,7 @@ def test_all_else_is_the_whole_benchmarks(name):
         (i.item_id, i.record, i.question, i.clip.clip_id) for i in items
     ]
     assert found[0].clip is found[1].clip  # items about one clip share it
-    assert bench.name == "shown" and bench.version == f"3+{name}" and bench.tasks == ("side",)
+    assert bench.name == "shown" and bench.version == "3" and bench.tasks == ("side",)
     assert bench.direction == "lower" and bench.max_new_tokens == 7
     assert bench.grade("?", found[0]).score == 0.25 and bench.aggregates([]) == {"own": 1.0}
     assert bench.protocol["ablation"] == name and bench.blind() is None
