@@ -180,20 +180,22 @@ def _read(path: Path) -> list[Row]:
     """Complete lines of the file; the last may have been cut short by a kill.
 
     Raises:
-        ValueError: A line before the last is broken.
+        EvaluationError: A line before the last is broken.
     """
     try:
         texts = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    lines = []
+    lines: list[Row] = []
     for number, text in enumerate(texts[:-1], start=1):
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
-            if number == len(texts) - 1:
-                break
-            raise ValueError(
-                f"{path}, line {number}, is not JSON; remove the file to score again"
-            ) from None
+            line = None
+        if isinstance(line, dict) and (number == 1 or {"id", "question", "clip_id"} <= line.keys()):
+            lines.append(line)
+        elif number < len(texts) - 1:
+            raise EvaluationError(
+                f"{path}, line {number}, is no reply; move the file away to score again"
+            )
     return lines

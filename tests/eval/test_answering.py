@@ -259,3 +259,17 @@ def test_the_same_words_about_another_clip_are_asked_again(
     model = Quick()
     result = score(moved, tmp_path / "out", model, monkeypatch)
     assert sum(map(len, model.calls)) == result.n == 24
+
+
+@pytest.mark.parametrize("line", ["garbage", "[1]", '{"id": "0-1"}', "null"])
+def test_a_broken_line_among_replies_is_named(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(Album(talks=0), tmp_path / "out", Quick(), monkeypatch)
+    file = tmp_path / "out" / "replies.jsonl"
+    lines = file.read_text().splitlines()
+    lines[2] = line
+    file.write_text("".join(f"{each}\n" for each in lines))
+    with pytest.raises(EvaluationError, match=r"replies\.jsonl, line 3, is no reply"):
+        score(Album(talks=0), tmp_path / "out", Quick(), monkeypatch)
+    assert file.read_text().splitlines() == lines

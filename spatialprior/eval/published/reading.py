@@ -150,7 +150,7 @@ def told_as_record(benchmark: str, name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise RecordsError(
             f"{benchmark}, record {name} is not as published ({type(error).__name__}: {_one_line(error)})"
         ) from error
@@ -190,7 +190,7 @@ def _json(path: Path) -> Iterator[Record]:
 def _parsed(text: str, where: str, kind: type = dict) -> Any:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordsError(f"{where} is not JSON: {error}") from None
     if not isinstance(found, kind):
         raise RecordsError(f"{where} holds a {type(found).__name__}, not a {kind.__name__}")

@@ -12,6 +12,7 @@ from spatialprior.core.clip import IMAGE_MARK, MultiViewClip, Question
 from spatialprior.eval.ablation.benchmark import Ablated
 from spatialprior.eval.ablation.names import VIEWS
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Item, LazyViews
+from spatialprior.eval.media_cache import MediaCache
 from spatialprior.testing import tiny_backbone
 
 M = IMAGE_MARK
@@ -133,6 +134,14 @@ def test_a_dialogue_keeps_one_view_in_all():
     assert [it.clip.num_views for it in found] == [0, 1, 0, 1]
     assert [it.question.text for it in found] == ["Hello?", f"{M}one?", "two?", "three?"]
     assert [it.dialogue for it in found] == ["talk", "talk", "talk", None]
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_views_shown_twice_in_a_dialogue_are_two_clips(lazily):
+    clip = lazy(views("a", 2), []) if lazily else views("a", 2)
+    found = ablated("single_frame", *(item(clip, name=n, dialogue="talk") for n in "12"))
+    loaded = MediaCache(2**20).load(found)
+    assert [loaded[it.clip.clip_id].num_views for it in found] == [1, 0]
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -268,3 +268,12 @@ def test_changed_card_is_not_tabulated(vsi: Make, capsys: pytest.CaptureFixture[
     path.write_text(json.dumps(content))
     assert main([str(path)]) == 2
     assert "was changed after it was written" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    vsi: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([str(vsi()), f"--out={tmp_path}/file/scores.md"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot write: " in error and error.count("\n") == 1
