@@ -14,7 +14,8 @@ from spatialprior.eval.benchmark import Benchmark, micro_and_macro
 log = logging.getLogger(__name__)
 
 DRAWS = 200
-_CRASHES = (ArithmeticError, LookupError, ValueError, TypeError, AssertionError)
+CRASHES = (ArithmeticError, LookupError, ValueError, TypeError, AssertionError)
+"""What sums of others raise where they cannot be had."""
 _SAID_NOTHING = "\ufffd"
 
 
@@ -44,7 +45,7 @@ def aggregates_of(
         if quick:
             try:
                 drawn |= benchmark.aggregates(sample)
-            except _CRASHES:  # a task is missing in this draw
+            except CRASHES:  # a task is missing in this draw
                 continue
         for name in samples.keys() & drawn.keys():
             samples[name].append(float(drawn[name]))
@@ -57,7 +58,7 @@ def aggregates_of(
 def _sums(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     try:
         return benchmark.aggregates(rows)
-    except _CRASHES as error:
+    except CRASHES as error:
         log.warning(
             "%s cannot be summed up (%s: %s); of these questions there is only micro and macro",
             benchmark.name,

@@ -132,12 +132,15 @@ def evaluate(
     if workers.rank:
         return EvalResult({}, [], time.perf_counter() - start, identity)
     # Graded again rather than trusted: scoring may have been mended since the reply was written.
-    rows = _graded(benchmark, items, replies.gather())
+    gathered = replies.gather()
+    rows = _graded(benchmark, items, gathered)
     if len(rows) >= PATIENCE and all("error" in row for row in rows):
         raise EvaluationError(
             f"all {len(rows)} questions failed; the first, {rows[0]['id']}: {rows[0]['error']}"
         )
-    replies.write(rows)
+    asked = {row["id"] for row in rows}
+    # Behind them what a scoring of more questions has answered: it took time, and may be asked for again.
+    replies.write([*rows, *(row for name, row in gathered.items() if name not in asked)])
     seconds = time.perf_counter() - start
     return result_of(benchmark, rows, identity | {"batch": benchmark.config.batch}, seconds)
 
@@ -180,9 +183,10 @@ class _Share:
 def _known(items: Sequence[Item], rows: Mapping[str, Row]) -> dict[str, Reply]:
     """Replies of an earlier attempt to these very questions."""
     return {
-        item.item_id: reply_of(rows[item.item_id])
+        item.item_id: reply_of(row)
         for item in items
-        if item.item_id in rows and rows[item.item_id]["question"] == item.question.text
+        if (row := rows.get(item.item_id)) is not None
+        and (row["question"], row["clip_id"]) == (item.question.text, item.clip.clip_id)
     }
 
 

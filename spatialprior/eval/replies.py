@@ -40,7 +40,7 @@ class ReplyFolder:
 
     While several processes answer each has a file of its own, ``replies.RANK-of-COUNT.jsonl``. All are read,
     whatever the number of processes that wrote them. Replies of another model, benchmark version, protocol or
-    setting are not mixed in.
+    setting are not mixed in: they are put aside in ``replies.kept-WHOSE.jsonl``, and used when asked for again.
 
     Args:
         folder: Where they lie.
@@ -68,9 +68,7 @@ class ReplyFolder:
 
         No process may have the folder open.
         """
-        lines = _read(self.path)
-        if lines and lines[0] != self._head:
-            log.warning("%s holds replies of another model or setting; starting afresh", self.path)
+        self._put_aside()
         kept = {name: row for name, row in self._gathered().items() if "error" not in row}
         self.write(kept.values())
 
@@ -109,24 +107,38 @@ class ReplyFolder:
     def write(self, rows: Iterable[Row]) -> None:
         """Make ``replies.jsonl`` of exactly these, in this order, and remove the processes' own files."""
         _write(self.path, [self._head, *rows])
-        for path in (*self._parts(), *self.folder.glob(".replies.*.done")):
+        aside = self._aside(self._head)
+        for path in (aside, *self._parts(), *self.folder.glob(".replies.*.done")):
             path.unlink(missing_ok=True)
+
+    def _put_aside(self) -> None:
+        """Keep replies of another model or setting in files of their own."""
+        for path in (self.path, *self._parts()):
+            head, *rows = _read(path) or [self._head]
+            if rows and head != self._head:
+                aside = self._aside(head)
+                log.warning(
+                    "%s holds replies of another model or setting; they are kept in %s", path, aside
+                )
+                every = {row["id"]: row for row in (*_read(aside)[1:], *rows)}
+                _write(aside, [head, *every.values()])
+
+    def _aside(self, head: Row) -> Path:
+        return self.folder / f"replies.kept-{_whose(head)}.jsonl"
 
     def _own(self, rank: int) -> Path:
         count = self.workers.count
         return self.path if count == 1 else self.folder / f"replies.{rank}-of-{count}.jsonl"
 
     def _done(self, rank: int) -> Path:
-        whose = hashlib.sha256(_line(self._head).encode()).hexdigest()[:12]
-        return self.folder / f".replies.{rank}-of-{self.workers.count}.{whose}.done"
+        return self.folder / f".replies.{rank}-of-{self.workers.count}.{_whose(self._head)}.done"
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("replies.*-of-*.jsonl"))
 
     def _gathered(self) -> dict[str, Row]:
-        return {
-            row["id"]: row for path in (self.path, *self._parts()) for row in self._rows_in(path)
-        }
+        files = (self._aside(self._head), self.path, *self._parts())
+        return {row["id"]: row for path in files for row in self._rows_in(path)}
 
     def _rows_in(self, path: Path) -> list[Row]:
         lines = _read(path)
@@ -147,6 +159,10 @@ def read_replies(path: Path) -> tuple[dict[str, Any], list[Row]]:
     return lines[0]["identity"], lines[1:]
 
 
+def _whose(head: Row) -> str:
+    return hashlib.sha256(_line(head).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -164,20 +180,22 @@ def _read(path: Path) -> list[Row]:
     """Complete lines of the file; the last may have been cut short by a kill.
 
     Raises:
-        ValueError: A line before the last is broken.
+        EvaluationError: A line before the last is broken.
     """
     try:
         texts = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    lines = []
+    lines: list[Row] = []
     for number, text in enumerate(texts[:-1], start=1):
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
-            if number == len(texts) - 1:
-                break
-            raise ValueError(
-                f"{path}, line {number}, is not JSON; remove the file to score again"
-            ) from None
+            line = None
+        if isinstance(line, dict) and (number == 1 or {"id", "question", "clip_id"} <= line.keys()):
+            lines.append(line)
+        elif number < len(texts) - 1:
+            raise EvaluationError(
+                f"{path}, line {number}, is no reply; move the file away to score again"
+            )
     return lines

@@ -74,13 +74,15 @@ def score_files(
         variants.setdefault(name, []).append(Scored(record, line["reply"], graded.score))
         lines.append({"id": line["id"], "variant": variant, "score": graded.score})
     _write(out, (json.dumps(line) + "\n" for line in lines))
-    notes: list[str] = judge.notes() if hasattr(judge, "notes") else []
+    notes: list[str] = list(judge.notes()) if hasattr(judge, "notes") else []
     sums: dict[str, dict[str, float]] = {}
-    for name, rows in variants.items() if aggregates is not None else ():
+    for name, rows in variants.items():
+        if again := len(rows) - len({id(row.record) for row in rows}):
+            notes.append(f"variant {name}: {again} replies to records that it has answered already")
         try:
-            sums[name] = judge.aggregates(rows)
+            sums |= {name: judge.aggregates(rows)} if aggregates is not None else {}
         except Exception as error:  # odd records; the scores themselves are written
-            notes = [*notes, f"no sums of variant {name}: {type(error).__name__}: {error}"]
+            notes.append(f"variant {name} cannot be summed up ({type(error).__name__}: {error})")
     summary = {
         "benchmark": benchmark.name,
         "protocol": protocol,
@@ -112,8 +114,10 @@ def _record_of(line: Record, known: dict[str, Record], where: str) -> Record:
         raise ScoreError(f'{where}: expected {{"id": ..., "variant": ..., "reply": "..."}}')
     name = str(line["id"])
     if name not in known:
+        some = ", ".join(list(known)[:5])
         raise ScoreError(
-            f"{where}: no record has the id {name!r}; {suggest(name, list(known)[:5])}"
+            f"{where}: no record has the id {name!r}; there are {len(known)}"
+            + (f" ({some}, ...)" if some else "")
         )
     return known[name]
 
@@ -128,6 +132,8 @@ def _graded(judge: Rule, record: Record, reply: str) -> Graded:
 
 def _write(path: Path, lines: Iterator[str] | Sequence[str]) -> None:
     """Whole or not at all."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
     opened: Any = gzip.open if path.suffix == ".gz" else open
@@ -174,6 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (ScoreError, RecordsError, SpecError, RegistryError) as error:
         print(f"spatialprior.eval.score: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"spatialprior.eval.score: cannot write: {error}", file=sys.stderr)
         return 2
     nulls = sum(summary["unscored"].values())
     print(f"{summary['n']} replies scored by {summary['rule']}, {nulls} without a score", end="")

@@ -78,8 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if asked.out is None:
         print(text, end="")
-    else:
+        return 0
+    try:
         write_text(asked.out, text)
+    except OSError as error:
+        print(f"spatialprior.eval.table: cannot write: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -111,6 +111,8 @@ def _sentence(name: str, entry: Mapping[str, Any]) -> str:
             f"; {entry['unreadable']} of {entry['n']} replies are then none of the options, "
             f"{entry['unreadable_whole']} otherwise"
         )
+    if failed := entry.get("failed"):
+        told += f"; {failed} questions failed for one of the two alone, and count as wrong there"
     return f"{told}."
 
 

@@ -17,8 +17,8 @@ out or ``null``, never zero. Numbers that are not finite become ``null``.
                       ``headline`` (``name, value, ci95``), ``micro``, ``macro``, ``n, parse_failure_rate,
                       unscored, errors, file``
 ``ablations``         ablation -> ``what, applicable, reason, score, whole, difference, ci95, n, clusters``,
-                      ``chance, unreadable, unreadable_whole, tasks, mcnemar`` (``only_whole, only_ablated, p``,
-                      ``p_holm``)
+                      ``chance, unreadable, unreadable_whole, failed, tasks, mcnemar`` (``only_whole,
+                      only_ablated, p, p_holm``)
 ``leaks``             ``shared``: number of scenes, ``first``: some; ``benchmark, sources``: what was audited
 ``geometry``          arm -> ``figures`` (name -> ``value, ci95, n, higher_is_better, baseline``), ``settings``;
                       arms: ``geometry`` (after that phase), ``after``; ``pictures/geometry_<arm>.npz``

@@ -14,15 +14,20 @@ from spatialprior.run.training import Training
 _SILENT = "it cannot tell its scenes"
 
 
-def audit_of(config: RunConfig, trainings: list[Training]) -> Audit:
+def audit_of(config: RunConfig, trainings: list[Training], benchmark: Any = None) -> Audit:
     """Scenes of the benchmark and of all training data, from names alone: nothing is decoded or rendered.
 
     A source that is not there (a finished run may have moved) or does not know is said to be not audited.
 
+    Args:
+        config: The run.
+        trainings: All of it.
+        benchmark: The run's, where it is made already and has read its data.
+
     Raises:
         ValueError: The benchmark's own data cannot be read.
     """
-    asked = benchmark_of(config).scenes()
+    asked = (benchmark or benchmark_of(config)).scenes()
     found: dict[str, Scenes | str] = {}
     seen: list[Component] = []
     for each in trainings:
@@ -40,10 +45,12 @@ def check_leaks(config: RunConfig, trainings: list[Training]) -> None:
     Raises:
         RunError: They are, and ``eval.allow_leaks`` is not set.
     """
-    if config.eval is None or config.eval.settings.allow_leaks:
+    if config.eval is None:
         return
-    audit = audit_of(config, trainings)
-    if audit.shared:
+    audit = audit_of(
+        config, trainings
+    )  # in any case: it reads the benchmark's data, which may not be there
+    if audit.shared and not config.eval.settings.allow_leaks:
         raise RunError(
             f"eval={config.eval.kind}: {audit.told()} are in the training data too, so its score would not be "
             "of held-out scenes; train on others, or add eval.allow_leaks=true, and the report says so"

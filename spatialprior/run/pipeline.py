@@ -235,7 +235,7 @@ class Pipeline:
             self.stages.run(f"eval/{ablation.arm}", work, together=True)
 
     def _leaks(self) -> dict[str, Any]:
-        return audit_of(self.config, trainings_of(self.arms)).to_dict()
+        return audit_of(self.config, trainings_of(self.arms), self._benchmark).to_dict()
 
     def _eval(
         self,

@@ -228,3 +228,48 @@ def test_a_prompt_beyond_the_context_is_an_error(
             found |= {i.item_id: r for i, r in answer(Generation(backbone, 2), batch, views, {})}
         assert str(found["8"].error).startswith("ContextLengthError: clip 8 has ")
         assert found["1"].error is None and found["2"].error is None
+
+
+def test_no_reply_is_lost_to_a_smaller_or_another_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    whole = score(Album(talks=0), out, Quick(), monkeypatch)
+    # Fewer questions, under the same identity.
+    model = Quick()
+    few = score(Album(talks=0, clips=2), out, model, monkeypatch)
+    assert not model.calls and few.n == 8 and few.replies == whole.replies[:8]
+    # Another setting, and back.
+    other = Quick()
+    score(Album(talks=0, max_new_tokens=3), out, other, monkeypatch)
+    assert other.calls
+    again = Quick()
+    assert score(Album(talks=0), out, again, monkeypatch).replies == whole.replies
+    assert not again.calls
+
+
+def test_the_same_words_about_another_clip_are_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(Album(talks=0), tmp_path / "out", Quick(), monkeypatch)
+    moved = Album(talks=0)
+    monkeypatch.setattr(
+        moved, "item", lambda name, c, *more, **kw: Album.item(moved, name, c + 50, *more, **kw)
+    )
+    model = Quick()
+    result = score(moved, tmp_path / "out", model, monkeypatch)
+    assert sum(map(len, model.calls)) == result.n == 24
+
+
+@pytest.mark.parametrize("line", ["garbage", "[1]", '{"id": "0-1"}', "null"])
+def test_a_broken_line_among_replies_is_named(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(Album(talks=0), tmp_path / "out", Quick(), monkeypatch)
+    file = tmp_path / "out" / "replies.jsonl"
+    lines = file.read_text().splitlines()
+    lines[2] = line
+    file.write_text("".join(f"{each}\n" for each in lines))
+    with pytest.raises(EvaluationError, match=r"replies\.jsonl, line 3, is no reply"):
+        score(Album(talks=0), tmp_path / "out", Quick(), monkeypatch)
+    assert file.read_text().splitlines() == lines

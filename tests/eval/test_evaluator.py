@@ -19,6 +19,7 @@ from spatialprior.eval.answering import Generate, Prompt
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Item
 from spatialprior.eval.blind_lookup import BlindLookup
 from spatialprior.eval.evaluator import EvalResult, evaluate
+from spatialprior.eval.failures import EvaluationError
 from spatialprior.eval.rooms_questions import RoomsQuestions
 from spatialprior.export import ExportError
 from spatialprior.registry import BENCHMARKS
@@ -180,7 +181,7 @@ def test_a_broken_line_in_the_middle_is_an_error(
     lines = (tmp_path / "replies.jsonl").read_text().splitlines()
     lines[3] = lines[3][:10]
     (tmp_path / "replies.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match="line 4, is not JSON"):
+    with pytest.raises(EvaluationError, match="line 4, is no reply"):
         run(exported, Fixed(), tmp_path)
 
 

@@ -172,7 +172,7 @@ def test_an_odd_record_costs_its_own_score_only(
     assert [line["score"] for line in read(tmp_path / "scores.jsonl")] == [None, 1.0]
     said = capsys.readouterr().out
     assert "1 x KeyError: 'choices'" in said
-    assert "note: no sums of variant null: KeyError: 'idx'" in said
+    assert "note: variant null cannot be summed up (KeyError: 'idx')" in said
     assert json.loads(sums.read_text())["aggregates"] == {}
 
 
@@ -196,3 +196,34 @@ def test_variants_and_half_surrogates(tmp_path: Path) -> None:
     assert run(tmp_path, f"--aggregates={sums}", replies=replies) == 0
     assert [line["score"] for line in read(tmp_path / "scores.jsonl")] == [0.0, 1.0]
     assert json.loads(sums.read_text())["aggregates"]["1"]["overall"] == 0.5
+
+
+def test_what_is_odd_is_told_and_every_reply_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [{"id": 12, "variant": "a", "reply": reply} for reply in ("3", "4")]
+    assert run(tmp_path, replies=lines) == 0
+    assert "variant a: 1 replies to records that it has answered already" in capsys.readouterr().out
+    assert len(read(tmp_path / "scores.jsonl")) == 2
+    sums = f"--aggregates={tmp_path / 'sums.json'}"
+    assert run(tmp_path, sums, records=[{"id": 12}], replies=lines[:1]) == 0
+    said = "note: variant a cannot be summed up (KeyError: 'question_type')"
+    assert said in capsys.readouterr().out
+
+
+def test_broken_files_and_places_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    parquet = tmp_path / "r.parquet"
+    parquet.write_bytes(b"PAR1 and no more")
+    zipped = tmp_path / "r.jsonl.gz"
+    zipped.write_bytes(gzip.compress(b"{}" * 500)[:-12] + b"x" * 12)
+    for more, told in (
+        ([f"--records={parquet}"], f"{parquet} cannot be read: "),
+        ([f"--records={zipped}"], f"{zipped} cannot be read: "),
+        ([f"--out={tmp_path}"], f"{tmp_path} is a folder"),
+    ):
+        assert run(tmp_path, *more) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1

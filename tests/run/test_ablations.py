@@ -38,7 +38,10 @@ def test_an_ablation_is_told_beside_the_whole_model(finished):
     assert set(blind["tasks"]) == set(report["eval"])
     assert {"only_whole", "only_ablated", "p", "p_holm"} == set(blind["mcnemar"])
     rows = (folder / "replies" / "ablate.blind" / "replies.jsonl").read_text().splitlines()
-    assert json.loads(rows[0])["identity"]["version"].endswith("+blind") and len(rows) == 17
+    identity = json.loads(rows[0])["identity"]
+    whole = (folder / "replies" / "after" / "replies.jsonl").read_text().splitlines()
+    assert identity["protocol"]["ablation"] == "blind" and len(rows) == 17
+    assert identity["version"] == json.loads(whole[0])["identity"]["version"]
     assert "ablate.blind" not in report["comparisons"]
     page = (folder / "report.html").read_text()
     assert "Does it matter?" in page and "Without its views" in page

@@ -77,6 +77,12 @@ def test_a_shared_room_stops_the_run_before_weights_load(asked, chat, nowhere, m
     check_run(compose_run([*nowhere, *asked, *chat, "eval.allow_leaks=true"]), 1, CPU)
 
 
+def test_data_that_is_not_there_stops_the_run_also_where_leaks_are_allowed(asked, nowhere):
+    config = compose_run([*nowhere, *asked, "eval.root=/nowhere", "eval.allow_leaks=true"])
+    with pytest.raises(RunError, match=r"eval\.root=/nowhere is no folder"):
+        check_run(config, 1, CPU)
+
+
 def test_the_report_of_such_a_run_would_say_so(asked, chat, nowhere):
     found = audit([*nowhere, *asked, *chat, "eval.allow_leaks=true"])
     assert found["shared"] == 1 and found["first"] == ["scannet/scene0001"]

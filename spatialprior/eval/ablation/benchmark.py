@@ -40,7 +40,7 @@ class Ablated(Benchmark):
         self.config = benchmark.config
         vars(self).update(
             name=benchmark.name,
-            version=f"{benchmark.version}+{ablation}",  # replies with and without are never mixed up
+            version=benchmark.version,  # the protocol names the ablation, so that replies are never mixed
             direction=benchmark.direction,
             multi_view=benchmark.multi_view,
             headline=benchmark.headline,
@@ -98,6 +98,9 @@ class Ablated(Benchmark):
 
     def _clip(self, clip: Views, keeps: bool) -> Views:
         change = self._change(keeps)
+        if self._ablation == "single_frame" and not keeps:
+            # Views are found by their clip's id, which the turn that shows one may have too.
+            clip = replace(clip, clip_id=f"{clip.clip_id}, not shown")
         if isinstance(clip, MultiViewClip):
             return change(clip)
         if self._drops_all(keeps):

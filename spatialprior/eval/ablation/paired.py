@@ -46,6 +46,7 @@ class Paired:
         graded: Whether some score is neither 0 nor 1, so that "fully right" tells less than the score.
         chance: What a uniform guess among the options would score.
         unreadable, unreadable_whole: Replies that are none of the options, of the ablated and the whole model.
+        failed: Questions that failed (a broken video, say) for one of the two alone, and count as wrong there.
     """
 
     whole: float
@@ -56,6 +57,7 @@ class Paired:
     chance: float
     unreadable: int
     unreadable_whole: int
+    failed: int
 
     def to_dict(self) -> dict[str, Any]:
         """As in ``report.json``; ``p_holm`` is added by :func:`holm`."""
@@ -76,12 +78,13 @@ class Paired:
             "chance": self.chance,
             "unreadable": self.unreadable,
             "unreadable_whole": self.unreadable_whole,
+            "failed": self.failed,
             "mcnemar": counts,
         }
 
 
 def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "higher") -> Paired:
-    """Compare rows of replies that have a score under both, by ``id``.
+    """Compare rows of replies by ``id``; one that failed or has no score counts as 0, as in every score.
 
     Args:
         whole: ``id``, ``score``, ``correct``, ``parsed``, ``chance`` and ``source_id`` of each reply of the
@@ -89,10 +92,10 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         ablated: The same of the other.
         direction: Whether a ``higher`` or a ``lower`` score is better.
     """
-    theirs = {row["id"]: row for row in ablated if _scored(row)}
-    pairs = [(row, theirs[row["id"]]) for row in whole if row["id"] in theirs and _scored(row)]
-    ours = [float(a["score"]) for a, _ in pairs]
-    others = [float(b["score"]) for _, b in pairs]
+    theirs = {row["id"]: row for row in ablated}
+    pairs = [(row, theirs[row["id"]]) for row in whole if row["id"] in theirs]
+    ours = [float(a["score"] or 0.0) for a, _ in pairs]
+    others = [float(b["score"] or 0.0) for _, b in pairs]
     gap = paired_interval(ours, others, [a["source_id"] for a, _ in pairs])
     test = None
     if direction == "higher":
@@ -109,14 +112,15 @@ def paired(whole: Sequence[Row], ablated: Sequence[Row], direction: str = "highe
         mcnemar=test,
         graded=graded,
         chance=sum(a["chance"] for a, _ in pairs) / count,
-        unreadable=sum(b["parsed"] is None for _, b in pairs),
-        unreadable_whole=sum(a["parsed"] is None for a, _ in pairs),
+        unreadable=sum(_unreadable(b) for _, b in pairs),
+        unreadable_whole=sum(_unreadable(a) for a, _ in pairs),
+        failed=sum(("error" in a) != ("error" in b) for a, b in pairs),
     )
 
 
-def _scored(row: Row) -> bool:
-    """Whether a reply came, and has a score: views that cannot be read say nothing of the model."""
-    return row["score"] is not None and "error" not in row
+def _unreadable(row: Row) -> bool:
+    """Whether a reply came and was none of the options."""
+    return row["parsed"] is None and "error" not in row
 
 
 def compare(

@@ -17,8 +17,7 @@ def figures(benchmark: Benchmark, rows: Sequence[Row]) -> dict[str, Any]:
     """``headline``, ``aggregates`` (with ``micro`` and ``macro``), ``tasks`` and counts.
 
     A reply without a score (``unscored``, ``error``) counts as 0, as in
-    :func:`~spatialprior.eval.benchmark.micro_and_macro`. Intervals are 95 %, clustered by ``source_id``; only
-    ``micro`` and the tasks have one, other aggregates ``null``.
+    :func:`~spatialprior.eval.benchmark.micro_and_macro`. Intervals are 95 %, clustered by ``source_id``.
 
     Args:
         benchmark: Sums up; its data is not read.

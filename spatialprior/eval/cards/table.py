@@ -84,6 +84,7 @@ def tables(cards: Sequence[ResultCard], published: Sequence[Reference] = ()) -> 
     found = [_overview(cards, list(groups))] if len(groups) > 1 else []
     apart = {id(ref): ref for ref in published if any(s.benchmark == ref.benchmark for s in groups)}
     for setting, members in groups.items():
+        members.sort(key=lambda card: "ablation" in card.protocol)  # whole models come first
         joining = [ref for ref in published if _joins(ref, setting)]
         found.append(_tasks(setting, members, joining))
         for ref in joining:

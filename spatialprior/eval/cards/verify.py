@@ -70,9 +70,12 @@ def verify_card(path: Path) -> Verdict:
     card, sealed = read_card(path)
     verdict = Verdict()
     verdict.check(sealed, "content of the card", "it was changed after it was written")
-    _check_weights(card, path.parent, verdict)
-    replies = path.parent / str(card.replies.get("file"))
-    rows = read_rows(replies, int(card.replies["rows"]))
+    try:
+        replies, count = path.parent / Path(card.replies["file"]).name, int(card.replies["rows"])
+        _check_weights(card, path.parent, verdict)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CardError(f"{path} was changed: a field is missing or broken ({error!r})") from None
+    rows = read_rows(replies, count)
     verdict.check(
         file_hash(replies) == card.replies["sha256"],
         f"{replies.name}, {len(rows)} replies",
@@ -80,8 +83,10 @@ def verify_card(path: Path) -> Verdict:
     )
     try:
         _check_scores(card, rows, verdict)
-    except (KeyError, TypeError) as error:
-        raise CardError(f"{replies}: a reply lacks what scoring reads ({error!r})") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CardError(
+            f"{path} or {replies.name} lacks what scoring reads ({error!r}); score again (mode=eval)"
+        ) from None
     return verdict
 
 

@@ -15,7 +15,7 @@ from spatialprior.core.clip import MultiViewClip, Question
 from spatialprior.data.scenes import Scenes, scene_ids, scenes_of
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Graded, Item, LazyViews
 from spatialprior.eval.published.media import Media, read_clip
-from spatialprior.eval.published.reading import read_records
+from spatialprior.eval.published.reading import read_records, told_as_record
 from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.spec import ProtocolSpec, Spec, read_spec
 from spatialprior.registry import suggest
@@ -217,7 +217,11 @@ class PublishedBenchmark(Benchmark):
 
     def scenes(self) -> Scenes:
         """Scenes named by :meth:`scene`, or else by the paths of a record's media; nothing is decoded."""
-        return scenes_of(self._named(record) for _, record in self.records)
+        names = []
+        for name, record in self.records:
+            with told_as_record(self.name, name):
+                names.append(self._named(record))
+        return scenes_of(names)
 
     def _named(self, record: Record) -> str:
         scene = self.scene(record)
@@ -229,17 +233,19 @@ class PublishedBenchmark(Benchmark):
 
     def items(self) -> Iterator[Item]:
         """Every question; those about one clip after each other, in the order of the clips' first questions."""
-        clips: dict[str, list[tuple[str, Record]]] = {}
+        clips: dict[str, list[tuple[str, Record, Media]]] = {}
         for name, record in self.records:
-            clips.setdefault(self.dialogue(record) or self.media(record).key, []).append(
-                (name, record)
-            )
+            with told_as_record(self.name, name):
+                media = self.media(record)
+                clip = self.dialogue(record) or media.key
+            clips.setdefault(clip, []).append((name, record, media))
         for group in clips.values():
-            for name, record in group:
-                yield self._item(name, record)
+            for name, record, media in group:
+                with told_as_record(self.name, name):
+                    item = self._item(name, record, media)
+                yield item
 
-    def _item(self, name: str, record: Record) -> Item:
-        media = self.media(record)
+    def _item(self, name: str, record: Record, media: Media) -> Item:
         question = Question(
             self.task(record), self.prompt(record), self.answer(record), self.options(record)
         )

@@ -6,8 +6,10 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,11 @@ def read_file(path: Path) -> list[Record]:
         return list(_reader(path)(path))
     except FileNotFoundError:
         raise RecordsError(f"{path} is missing") from None
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise RecordsError(f"{path} cannot be read: {error}") from error
+    except RecordsError:
+        raise
+    # A damaged file: zlib's and pyarrow's errors are none of these three, or a ValueError.
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+        raise RecordsError(f"{path} cannot be read: {_one_line(error)}") from error
 
 
 def _records(spec: Spec, root: Path, split: str, part: SplitSpec) -> list[Record]:
@@ -98,7 +103,12 @@ def _saved_dataset(root: Path, split: str) -> list[Record]:
         raise RecordsError(
             f'{root} is a dataset saved to disk, which needs: pip install "spatialprior[benchmarks]"'
         ) from None
-    found = load_from_disk(str(root))
+    try:
+        found = load_from_disk(str(root))
+    except Exception as error:  # of many kinds, from several libraries
+        raise RecordsError(
+            f"{root} cannot be read as a saved dataset: {_one_line(error)}"
+        ) from error
     if isinstance(found, DatasetDict):
         if split not in found:
             raise RecordsError(f"{root} has no split {split!r}; {suggest(split, found)}")
@@ -129,12 +139,34 @@ def _check_counts(
         raise RecordsError(
             f"{spec.name}: {len(records)} questions, published are {part.count}; {hint}"
         )
-    counts = Counter(task(record) for record in records)
+    counts: Counter[str] = Counter()
+    for line, record in enumerate(records):
+        with told_as_record(spec.name, str(line)):
+            counts[task(record)] += 1
     for name, count in part.tasks.items():
         if counts[name] != count:
             raise RecordsError(
                 f"{spec.name}: {counts[name]} questions of {name}, published are {count}; {hint}"
             )
+
+
+@contextmanager
+def told_as_record(benchmark: str, name: str) -> Iterator[None]:
+    """What a record of another form raises, as one line that names it.
+
+    Raises:
+        RecordsError: It did.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise RecordsError(
+            f"{benchmark}, record {name} is not as published ({type(error).__name__}: {_one_line(error)})"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Record]]:
@@ -167,7 +199,7 @@ def _json(path: Path) -> Iterator[Record]:
 def _parsed(text: str, where: str, kind: type = dict) -> Any:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordsError(f"{where} is not JSON: {error}") from None
     if not isinstance(found, kind):
         raise RecordsError(f"{where} holds a {type(found).__name__}, not a {kind.__name__}")

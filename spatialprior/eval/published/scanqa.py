@@ -49,6 +49,7 @@ class Official:
 class ScanQa(ScanNetQuestions):
     """arXiv 2112.10482."""
 
+    resamples: ClassVar[bool] = False  # text metrics take seconds, METEOR minutes
     rules: ClassVar[Mapping[str, Rule]] = {"official": Official()}
 
     def task(self, record: Record) -> str:

@@ -12,6 +12,7 @@ from spatialprior.core.clip import IMAGE_MARK, MultiViewClip, Question
 from spatialprior.eval.ablation.benchmark import Ablated
 from spatialprior.eval.ablation.names import VIEWS
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Item, LazyViews
+from spatialprior.eval.media_cache import MediaCache
 from spatialprior.testing import tiny_backbone
 
 M = IMAGE_MARK
@@ -135,6 +136,14 @@ def test_a_dialogue_keeps_one_view_in_all():
     assert [it.dialogue for it in found] == ["talk", "talk", "talk", None]
 
 
+@pytest.mark.parametrize("lazily", [False, True])
+def test_views_shown_twice_in_a_dialogue_are_two_clips(lazily):
+    clip = lazy(views("a", 2), []) if lazily else views("a", 2)
+    found = ablated("single_frame", *(item(clip, name=n, dialogue="talk") for n in "12"))
+    loaded = MediaCache(2**20).load(found)
+    assert [loaded[it.clip.clip_id].num_views for it in found] == [1, 0]
+
+
 @pytest.mark.parametrize("name", VIEWS)
 def test_all_else_is_the_whole_benchmarks(name):
     clip = views("a", 3)
@@ -146,7 +155,7 @@ def test_all_else_is_the_whole_benchmarks(name):
         (i.item_id, i.record, i.question, i.clip.clip_id) for i in items
     ]
     assert found[0].clip is found[1].clip  # items about one clip share it
-    assert bench.name == "shown" and bench.version == f"3+{name}" and bench.tasks == ("side",)
+    assert bench.name == "shown" and bench.version == "3" and bench.tasks == ("side",)
     assert bench.direction == "lower" and bench.max_new_tokens == 7
     assert bench.grade("?", found[0]).score == 0.25 and bench.aggregates([]) == {"own": 1.0}
     assert bench.protocol["ablation"] == name and bench.blind() is None

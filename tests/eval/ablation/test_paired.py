@@ -42,12 +42,13 @@ def test_discordant_pairs_and_the_difference():
     assert found["mcnemar"]["p"] == pytest.approx(2 * 5 / 16) and not found["graded"]
 
 
-def test_items_without_a_score_under_both_are_left_out():
+def test_items_without_a_score_count_as_wrong():
     found = paired(rows([1, None, 1, 0]), rows([0, 1, None, 0])[:3])
-    assert found.difference.n == 1 and found.difference.mean == 1.0
-    assert found.mcnemar == McNemar(1, 0)
-    unread = paired(rows([0, 0], error={"kind": "read"}), rows([1, 1]))
-    assert unread.difference.n == 0 and unread.mcnemar == McNemar(0, 0)
+    assert (found.difference.n, found.difference.mean) == (3, pytest.approx(1 / 3))
+    assert found.mcnemar == McNemar(2, 1) and (found.unreadable, found.unreadable_whole) == (1, 1)
+    unread = paired(rows([0, 0], error="OSError", parsed=None), rows([1, 0]))
+    assert unread.mcnemar == McNemar(0, 1) and unread.difference.mean == -0.5
+    assert (unread.failed, unread.unreadable_whole) == (2, 0)
 
 
 def test_graded_scores_are_said_to_be():

@@ -180,6 +180,15 @@ def test_deviation_that_was_taken_out(vsi: Make) -> None:
             "schema 2.0",
         ),
         (lambda f: changed(f / "card.json", lambda c: c.pop("cost")), "lacks cost"),
+        (lambda f: changed(f / "card.json", lambda c: c["replies"].update(rows="x")), "broken"),
+        (lambda f: changed(f / "card.json", lambda c: c["model"].clear()), "missing or broken"),
+        (lambda f: changed(f / "card.json", lambda c: c["scores"].clear()), "lacks what scoring"),
+        (
+            lambda f: changed(
+                f / "card.json", lambda c: c["replies"].update(file="../../../../etc/passwd")
+            ),
+            "passwd does not exist",  # beside the card, and nowhere else
+        ),
     ],
 )
 def test_what_cannot_be_recomputed(

@@ -65,6 +65,16 @@ def test_one_setting(vsi: Make) -> None:
     assert any("thinking-in-space" in note for note in table.notes)
 
 
+def test_an_ablation_stands_below_the_whole_model(vsi: Make) -> None:
+    whole = card_of(vsi("a"))
+    protocol = {**whole.protocol, "ablation": "blind", "deviations": ["shown no views at all"]}
+    blind = dataclasses.replace(whole, protocol=protocol, run={**whole.run, "arm": "ablate.blind"})
+    (table,) = tables([blind, whole])
+    first, second = table.lines
+    assert "ablate.blind" not in first.label.text and "ablate.blind" in second.label.text
+    assert "deviates from the protocol: shown no views at all" in second.label.notes
+
+
 def test_protocols_never_share_a_column(vsi: Make, sides: Make) -> None:
     plain, other = card_of(vsi("a")), card_of(vsi("b", {"frames": 8}))
     saner = dataclasses.replace(plain, protocol={**plain.protocol, "rule": "saner"})
@@ -258,3 +268,12 @@ def test_changed_card_is_not_tabulated(vsi: Make, capsys: pytest.CaptureFixture[
     path.write_text(json.dumps(content))
     assert main([str(path)]) == 2
     assert "was changed after it was written" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_one_line(
+    vsi: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([str(vsi()), f"--out={tmp_path}/file/scores.md"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot write: " in error and error.count("\n") == 1

@@ -242,6 +242,15 @@ def test_other_data_is_refused(root: Path) -> None:
         _ = bench(root).records
 
 
+def test_a_record_of_another_form_is_named(root: Path) -> None:
+    lines = [json.loads(line) for line in (root / "test.jsonl").read_text().splitlines()]
+    lines[0]["options"] = 5
+    (root / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    named = rf"vsi_bench, record {lines[0]['id']} is not as published \(TypeError: "
+    with pytest.raises(RecordsError, match=named):
+        list(bench(root).items())
+
+
 def test_published_counts_add_up() -> None:
     splits = VsiBench.spec.data.splits
     for split in splits.values():
