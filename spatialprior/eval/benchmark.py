@@ -138,6 +138,11 @@ class Benchmark(ABC):
         return self.protocol
 
     @property
+    def revisions(self) -> list[str]:
+        """Revisions of the data set that the questions were read from, as far as is known."""
+        return []
+
+    @property
     @abstractmethod
     def tasks(self) -> tuple[str, ...]:
         """Names under which items are scored."""

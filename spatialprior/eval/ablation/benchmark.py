@@ -62,6 +62,10 @@ class Ablated(Benchmark):
         return {**self._whole.asked, "ablation": self._ablation}
 
     @property
+    def revisions(self) -> list[str]:
+        return self._whole.revisions
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         return self._whole.tasks
 

@@ -28,7 +28,8 @@ class ResultCard:
 
     Attributes:
         benchmark: ``name`` (as recipes write it), ``version``, ``direction``, ``settings`` (but for ``root``).
-        data: ``hub``, ``revision``, ``split``, and ``records_sha256`` over the questions asked, in their order.
+        data: ``hub``, ``revision`` (expected), ``revisions_found``, ``split``, and ``records_sha256`` over the
+            questions asked, in their order.
         protocol: ``name``, what it asks for, and ``deviations``, a sentence each.
         decoding: ``decoding``, ``max_new_tokens``, ``engine``, ``batch``.
         model: ``export`` (relative to the card), ``manifest_sha256``, ``weights_sha256`` (over names and hashes

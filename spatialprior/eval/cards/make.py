@@ -79,6 +79,7 @@ def write_card(
         data={
             "hub": protocol.get("data"),
             "revision": protocol.get("revision"),
+            "revisions_found": benchmark.revisions,
             "split": protocol.get("split", asdict(benchmark.config).get("split")),
             "records_sha256": records_hash(rows),
         },

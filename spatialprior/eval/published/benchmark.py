@@ -16,6 +16,7 @@ from spatialprior.data.scenes import Scenes, scene_ids, scenes_of
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Graded, Item, LazyViews
 from spatialprior.eval.published.media import Media, read_clip
 from spatialprior.eval.published.reading import read_records, told_as_record
+from spatialprior.eval.published.revision import revisions_of
 from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.spec import ProtocolSpec, Spec, read_spec
 from spatialprior.registry import suggest
@@ -49,7 +50,7 @@ class PublishedBenchmark(Benchmark):
             tasks: Only these; empty is all.
             limit: Only so many, the first ones; ``None`` is all.
             frames: Frames of a video, in place of the protocol's.
-            check_counts: Refuse a file with another number of questions than published.
+            check_counts: Refuse data of another number of questions, or another revision, than published.
         """
 
         root: str = ""
@@ -168,6 +169,10 @@ class PublishedBenchmark(Benchmark):
     @property
     def asked(self) -> dict[str, Any]:
         return {name: value for name, value in self.protocol.items() if name not in _READING}
+
+    @property
+    def revisions(self) -> list[str]:
+        return revisions_of(Path(self.config.root), self._split_spec.file)
 
     def deviations(self) -> list[str]:
         """In what this scoring differs from its protocol, a sentence each."""

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spatialprior.eval.published.revision import revisions_of
 from spatialprior.eval.published.rule import Record
 from spatialprior.eval.published.spec import Spec, SplitSpec
 from spatialprior.registry import suggest
+
+_HINT = "if this data is meant, set eval.check_counts=false (the score says so)"
 
 
 class RecordsError(ValueError):
@@ -33,15 +36,16 @@ def read_records(
             or in one folder for each configuration.
         split: Of the spec.
         task: Record -> task, to count by.
-        check_counts: Compare the numbers of questions with the published ones.
+        check_counts: Compare the numbers of questions with the published ones, and the revision where known.
 
     Raises:
-        RecordsError: Nothing is there, a column is missing, or a count differs.
+        RecordsError: Nothing is there, a column is missing, or a count or the revision differs.
     """
     part = spec.data.splits[split]
     records = _records(spec, root, split, part)
     _check_columns(spec, records, root)
     if check_counts:
+        _check_revision(spec, root, part)
         _check_counts(spec, part, records, task)
     return records
 
@@ -131,13 +135,22 @@ def _check_columns(spec: Spec, records: list[Record], root: Path) -> None:
             )
 
 
+def _check_revision(spec: Spec, root: Path, part: SplitSpec) -> None:
+    wanted = spec.data.revision
+    for found in revisions_of(root, part.file) if wanted else ():
+        if not found.startswith(str(wanted)):
+            raise RecordsError(
+                f"{spec.name}: {root} holds revision {found[:12]} of {spec.data.hub}, "
+                f"expected is {wanted}; {_HINT}"
+            )
+
+
 def _check_counts(
     spec: Spec, part: SplitSpec, records: list[Record], task: Callable[[Record], str]
 ) -> None:
-    hint = "if this data is meant, set eval.check_counts=false (the score says so)"
     if part.count is not None and len(records) != part.count:
         raise RecordsError(
-            f"{spec.name}: {len(records)} questions, published are {part.count}; {hint}"
+            f"{spec.name}: {len(records)} questions, published are {part.count}; {_HINT}"
         )
     counts: Counter[str] = Counter()
     for line, record in enumerate(records):
@@ -146,7 +159,7 @@ def _check_counts(
     for name, count in part.tasks.items():
         if counts[name] != count:
             raise RecordsError(
-                f"{spec.name}: {counts[name]} questions of {name}, published are {count}; {hint}"
+                f"{spec.name}: {counts[name]} questions of {name}, published are {count}; {_HINT}"
             )
 
 
