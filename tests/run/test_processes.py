@@ -80,13 +80,14 @@ def test_a_crash_of_one_process_ends_the_run_and_names_the_cause(how, world):
 @pytest.mark.slow
 def test_processes_answer_together_and_one_alone_gives_the_same_replies(world):
     scored = [*(a for a in world if a != "eval=null"), "eval.clips=6", "eval.lookup_clips=4"]
+    scored.append("eval.ablate=[blind]")
     done = launch(
         ["-m", "spatialprior.run"], [*scored, "eval.questions_per_clip=4", "eval.batch=4"]
     )
     assert done.returncode == 0, done.stderr[-3000:]
     folder = Path(re.search(r"run folder: (.*)", done.stdout)[1])
-    files = sorted((folder / "replies").rglob("*.*"))
-    assert [path.name for path in files] == ["replies.jsonl"] * 2
+    files = sorted((folder / "replies").rglob("*.jsonl"))
+    assert [path.name for path in files] == ["replies.jsonl"] * 3
     together = [path.read_bytes() for path in files]
     assert all(text.count(b"\n") == 25 for text in together)
     for path in files:
