@@ -19,8 +19,8 @@ from spatialprior.eval.benchmark import Benchmark, Item
 from spatialprior.eval.failures import PATIENCE, EvaluationError, Patience
 from spatialprior.eval.media_cache import MediaCache, loaded_ahead
 from spatialprior.eval.replies import REPLIES, Reply, ReplyFolder, Row
+from spatialprior.eval.result import EvalResult, TaskScore, result_of
 from spatialprior.eval.rows import reply_of, row_of, without_views
-from spatialprior.eval.scores import EvalResult, TaskScore, result_of
 from spatialprior.eval.workers import Workers
 from spatialprior.export import MANIFEST, verify_manifest
 from spatialprior.export.handover import settings_at

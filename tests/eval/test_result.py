@@ -17,8 +17,8 @@ from spatialprior.eval.benchmark import Graded, Item
 from spatialprior.eval.evaluator import EvalResult, reply_folder
 from spatialprior.eval.failures import EvaluationError
 from spatialprior.eval.replies import read_replies
+from spatialprior.eval.result import rescore
 from spatialprior.eval.rows import regrade
-from spatialprior.eval.scores import rescore
 
 
 @pytest.fixture
