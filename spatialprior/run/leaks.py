@@ -47,9 +47,8 @@ def check_leaks(config: RunConfig, trainings: list[Training]) -> None:
     """
     if config.eval is None:
         return
-    audit = audit_of(
-        config, trainings
-    )  # in any case: it reads the benchmark's data, which may not be there
+    # Also where leaks are allowed: it reads the benchmark's data, which may not be there.
+    audit = audit_of(config, trainings)
     if audit.shared and not config.eval.settings.allow_leaks:
         raise RunError(
             f"eval={config.eval.kind}: {audit.told()} are in the training data too, so its score would not be "
