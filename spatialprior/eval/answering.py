@@ -50,12 +50,25 @@ class Generation:
         if packed:
             groups = [list(group) for group in _by_clip(prompts)]
             clips = [g[0].clip.with_questions(tuple(p.item.question for p in g)) for g in groups]
-            replies = generate_packed(self.model, clips, self.max_new_tokens, encoder=self.encoder)
-            return list(chain.from_iterable(replies))
-        device = next(self.model.parameters()).device
-        batch = self.encoder.prompts([prompt.clip for prompt in prompts]).to(device)
-        said: list[str] = self.encoder.decode(self.model.generate(batch, self.max_new_tokens))
-        return said
+        else:
+            clips = [prompt.clip for prompt in prompts]
+        return replies_to(clips, self.model, self.encoder, self.max_new_tokens, packed)
+
+
+def replies_to(
+    clips: Sequence[MultiViewClip],
+    model: Backbone,
+    encoder: Any,
+    max_new_tokens: int,
+    packed: bool,
+) -> list[str]:
+    """Greedy replies in the order of clips and questions; without ``packed`` to the last question of each."""
+    if packed:
+        replies = generate_packed(model, clips, max_new_tokens, encoder=encoder)
+        return list(chain.from_iterable(replies))
+    batch = encoder.prompts(clips).to(next(model.parameters()).device)
+    said: list[str] = encoder.decode(model.generate(batch, max_new_tokens))
+    return said
 
 
 Generate = Callable[[Sequence[Prompt], bool], list[str]]

@@ -18,7 +18,7 @@ from spatialprior.eval.published.crash import crashed
 from spatialprior.eval.published.reading import RecordsError, read_file
 from spatialprior.eval.published.rule import Record, Rule, Scored
 from spatialprior.eval.published.spec import SpecError
-from spatialprior.registry import BENCHMARKS, RegistryError, suggest
+from spatialprior.registry import BENCHMARKS, RegistryError
 
 
 class ScoreError(ValueError):
@@ -55,11 +55,7 @@ def score_files(
         RecordsError: A file is missing or broken.
     """
     chosen = rule or benchmark.spec.protocol(protocol).rule
-    if chosen not in benchmark.rules:
-        raise ScoreError(
-            f"{benchmark.name} has no rule {chosen!r}; {suggest(chosen, benchmark.rules)}"
-        )
-    judge = benchmark.rules[chosen]
+    judge = benchmark.rule_called(chosen)
     known = _by_id(benchmark, read_file(records), records)
     variants: dict[str, list[Scored]] = {}
     unscored: Counter[str] = Counter()

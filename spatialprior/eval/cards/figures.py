@@ -7,28 +7,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spatialprior.core.intervals import clustered_interval
-from spatialprior.eval.aggregates import aggregates_of
 from spatialprior.eval.benchmark import Benchmark
 
 Row = Mapping[str, Any]
 
 
-def figures(benchmark: Benchmark, rows: Sequence[Row]) -> dict[str, Any]:
+def figures(
+    benchmark: Benchmark, rows: Sequence[Row], aggregates: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
     """``headline``, ``aggregates`` (with ``micro`` and ``macro``), ``tasks`` and counts.
 
     A reply without a score (``unscored``, ``error``) counts as 0, as in
     :func:`~spatialprior.eval.benchmark.micro_and_macro`. Intervals are 95 %, clustered by ``source_id``.
 
     Args:
-        benchmark: Sums up; its data is not read.
+        benchmark: Whose; its data is not read.
         rows: As the evaluator gives them, in the benchmark's order, on which the bootstrap's draws depend.
+        aggregates: What :func:`~spatialprior.eval.aggregates.aggregates_of` says of them.
     """
-    whole, aggregates = _interval(rows), aggregates_of(benchmark, rows)
+    whole = _interval(rows)
     nothing = {"value": None, "ci95": None}
     failures = sum(map(_is_parse_failure, rows))
     return {
         "headline": {"name": benchmark.headline, **aggregates.get(benchmark.headline, nothing)},
-        "aggregates": aggregates,
+        "aggregates": dict(aggregates),
         "n": len(rows),
         "clusters": whole["clusters"],
         "chance": _mean(rows, "chance"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import spatialprior
 from spatialprior.eval.benchmark import Benchmark
@@ -17,13 +17,11 @@ from spatialprior.eval.cards.card import ResultCard
 from spatialprior.eval.cards.figures import figures
 from spatialprior.eval.cards.labels import implementation
 from spatialprior.eval.cards.stored import records_hash
+from spatialprior.eval.replies import REPLIES
+from spatialprior.eval.result import EvalResult
 from spatialprior.export.manifest import MANIFEST, file_hash, read_manifest
 from spatialprior.registry import BENCHMARKS
 
-if TYPE_CHECKING:  # it imports transformers, which reading a card should not
-    from spatialprior.eval.evaluator import EvalResult
-
-REPLIES = "replies.jsonl"
 OWN = "own"
 """Name of the protocol of a benchmark that has one only, and no name for it."""
 
@@ -95,7 +93,7 @@ def write_card(
         software=_software(about.commit),
         hardware={**about.hardware, "devices": about.devices},
         cost=_cost(result, benchmark, about.devices),
-        scores=_with_lookup(figures(benchmark, rows), result.to_dict()),
+        scores=_with_lookup(figures(benchmark, rows, result.aggregates), result.to_dict()),
         implementation=implementation(read_manifest(export)["priors"]),
         replies={"file": REPLIES, "sha256": sha256, "rows": len(rows)},
     )

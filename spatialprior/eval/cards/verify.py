@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spatialprior.eval.aggregates import aggregates_of
 from spatialprior.eval.benchmark import Benchmark
 from spatialprior.eval.cards.card import CardError, ResultCard, read_card
 from spatialprior.eval.cards.figures import figures
@@ -112,7 +113,8 @@ def _check_scores(card: ResultCard, rows: Sequence[dict[str, Any]], verdict: Ver
         f"grades of {len(rows)} replies by {rule}",
         f"{len(verdict.items)} are not what the rule says",
     )
-    _compare("scores", _recomputable(card.scores), jsonable(figures(benchmark, again)), verdict)
+    scores = figures(benchmark, again, aggregates_of(benchmark, again))
+    _compare("scores", _recomputable(card.scores), jsonable(scores), verdict)
     if any(task.get("blind") is not None for task in card.scores["tasks"].values()):
         verdict.unchecked.append("text-only lookup (it was fitted on training questions)")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from spatialprior.core.backbone import Backbone
 from spatialprior.core.clip import MultiViewClip
-from spatialprior.eval.generate_packed import generate_packed
+from spatialprior.eval.answering import replies_to
 from spatialprior.eval.lmms.messages import Chat, as_clip
 
 _WINDOW = 256  # chats with decoded pictures that are held at once
@@ -63,13 +63,8 @@ class Answering:
         return found
 
     def _generate(self, clips: Sequence[MultiViewClip], max_new_tokens: int) -> list[str]:
-        if self.packed and not any(clip.dialogue for clip in clips):
-            replies = generate_packed(self.backbone, clips, max_new_tokens, encoder=self.encoder)
-            return list(chain.from_iterable(replies))
-        device = next(self.backbone.parameters()).device
-        prompts = self.encoder.prompts(clips).to(device)
-        decoded: list[str] = self.encoder.decode(self.backbone.generate(prompts, max_new_tokens))
-        return decoded
+        packed = self.packed and not any(clip.dialogue for clip in clips)
+        return replies_to(clips, self.backbone, self.encoder, max_new_tokens, packed)
 
 
 def batches(chats: dict[int, Chat], size: int, *, shared: bool) -> Iterator[list[Group]]:

@@ -17,9 +17,10 @@ from typing import Any
 
 from spatialprior.eval.lmms.errors import LmmsError
 from spatialprior.eval.lmms.run import LmmsItem, LmmsResult, simple_evaluate
-from spatialprior.eval.published.benchmark import PublishedBenchmark
 from spatialprior.eval.published.rule import Rule
-from spatialprior.registry import RegistryError, suggest
+from spatialprior.eval.published.spec import SpecError
+from spatialprior.registry import RegistryError
+from spatialprior.report.schema import write_text
 
 _SHOWN = 20  # differences that are printed; all are in the file
 
@@ -78,17 +79,6 @@ def table(rows: Sequence[Compared]) -> str:
     return "\n".join(lines)
 
 
-def rule_of(benchmark: type[PublishedBenchmark], name: str) -> Rule:
-    """A rule of a benchmark.
-
-    Raises:
-        LmmsError: There is none of that name.
-    """
-    if name not in benchmark.rules:
-        raise LmmsError(f"{benchmark.name} has no rule {name!r}; {suggest(name, benchmark.rules)}")
-    return benchmark.rules[name]
-
-
 def replayed(
     replies: Path, tasks: Sequence[str], data: Path, key: str | None, limit: int | None
 ) -> LmmsResult:
@@ -122,16 +112,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from spatialprior.eval.score import ScoreError, published
 
     try:
-        rule = rule_of(published(asked.benchmark), asked.rule)
+        rule = published(asked.benchmark).rule_called(asked.rule)
         result = replayed(asked.replies, asked.tasks.split(","), asked.data, asked.key, asked.limit)
-    except (LmmsError, RegistryError, ScoreError) as error:
+    except (LmmsError, RegistryError, ScoreError, SpecError) as error:
         print(f"spatialprior.eval.lmms.compare: {error}", file=sys.stderr)
         return 2
     rows = compared(result.items, rule)
     if asked.out is not None:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
         lines: list[Any] = [{**asdict(row), "equal": row.equal} for row in rows]
-        asked.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        write_text(asked.out, "".join(json.dumps(line) + "\n" for line in lines))
     print(table(rows))
     equal = all(row.equal for row in rows)
     print(f"\nlmms-eval {result.release}, rule {asked.rule}: {'equal' if equal else 'NOT equal'}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from spatialprior.eval.lmms.loading import settings_of
 from spatialprior.eval.lmms.run import LmmsItem, LmmsResult, simple_evaluate
 from spatialprior.eval.lmms.tasks import local_tasks
 from spatialprior.export import ExportError
+from spatialprior.report.schema import write_text
 
 TASKS = ("videomme", "tempcompass_mc", "nextqa_mc_test")
 _MEDIA = ("videoID", "video_id", "video", "scene_name", "video_name", "image_path")
@@ -186,17 +186,9 @@ def check(
         "tasks": {name: row.to_dict() for name, row in found.items()},
         "aggregates": {"export": results[0].aggregates, "base": results[1].aggregates},
     }
-    _write(out / "forgetting.json", json.dumps(report, indent=1) + "\n")
-    _write(out / "forgetting.md", markdown(found, about))
+    write_text(out / "forgetting.json", json.dumps(report, indent=1) + "\n")
+    write_text(out / "forgetting.md", markdown(found, about))
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from spatialprior.eval.published.media import Media, read_clip
 from spatialprior.eval.published.reading import read_records, told_as_record
 from spatialprior.eval.published.revision import revisions_of
 from spatialprior.eval.published.rule import Record, Rule, Scored
-from spatialprior.eval.published.spec import ProtocolSpec, Spec, read_spec
+from spatialprior.eval.published.spec import ProtocolSpec, Spec, SpecError, read_spec
 from spatialprior.registry import suggest
 
 _READING = ("rule", "headline", "source", "notes", "revision", "deviations")
@@ -84,10 +84,7 @@ class PublishedBenchmark(Benchmark):
         self._split, self._split_spec = self.spec.split(config.split)
         self._protocol = self.spec.protocol(config.protocol)
         self._rule_name = config.rule or self._protocol.rule
-        if self._rule_name not in self.rules:
-            raise ValueError(
-                f"{self.name} has no rule {self._rule_name!r}; {suggest(self._rule_name, self.rules)}"
-            )
+        self.rule_called(self._rule_name)
         self.headline = self._protocol.headline
         if not config.root:
             raise ValueError(
@@ -141,6 +138,17 @@ class PublishedBenchmark(Benchmark):
     def rule(self) -> Rule:
         """The rule that was chosen."""
         return self.rules[self._rule_name]
+
+    @classmethod
+    def rule_called(cls, name: str) -> Rule:
+        """A rule by its name.
+
+        Raises:
+            SpecError: There is none; the message says which there are.
+        """
+        if name not in cls.rules:
+            raise SpecError(f"{cls.name} has no rule {name!r}; {suggest(name, cls.rules)}")
+        return cls.rules[name]
 
     @property
     def max_new_tokens(self) -> int:

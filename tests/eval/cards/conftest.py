@@ -12,11 +12,13 @@ import pytest
 
 from spatialprior.core.clip import Question
 from spatialprior.core.intervals import clustered_interval
-from spatialprior.eval.answers import chance
+from spatialprior.eval.aggregates import aggregates_of
 from spatialprior.eval.benchmark import Benchmark, BenchmarkConfig, Item, LazyViews
 from spatialprior.eval.cards.make import Circumstances, write_card
-from spatialprior.eval.evaluator import EvalResult, TaskScore
 from spatialprior.eval.published.vsi_bench import VsiBench
+from spatialprior.eval.replies import Reply
+from spatialprior.eval.result import EvalResult, TaskScore
+from spatialprior.eval.rows import row_of, without_views
 from spatialprior.export import export_model
 from spatialprior.model import SpatialModel
 from spatialprior.registry import BENCHMARKS
@@ -94,27 +96,8 @@ def score(
     **changes: Any,
 ) -> None:
     """Write ``replies.jsonl`` and ``card.json`` as a run does."""
-    rows = []
-    for item, reply in zip(items, replies, strict=True):
-        graded, question = benchmark.grade(reply, item), item.question
-        rows.append(
-            {
-                "id": item.item_id,
-                "clip_id": item.clip.clip_id,
-                "source_id": item.clip.source_id,
-                "task": question.task,
-                "question": question.text,
-                "options": list(question.options),
-                "answer": question.answer,
-                "record": dict(item.record),
-                "reply": reply,
-                "parsed": graded.parsed,
-                "score": graded.score,
-                "correct": graded.score == 1.0,
-                "chance": chance(question),
-                **({} if graded.score is not None else {"unscored": graded.unscored}),
-            }
-        )
+    pairs = zip(items, replies, strict=True)
+    rows = [row_of(benchmark, without_views(item), Reply(reply)) for item, reply in pairs]
     out.mkdir(parents=True, exist_ok=True)
     lines = [{"identity": {}}, *rows]
     (out / "replies.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -130,7 +113,7 @@ def score(
         "hardware": {"device": "CPU"},
     }
     write_card(
-        EvalResult(tasks, rows, 2.0, settings),
+        EvalResult(tasks, rows, 2.0, settings, aggregates_of(benchmark, rows)),
         benchmark,
         export,
         out,
